@@ -1,0 +1,237 @@
+"""The run directory: its files, how they are written, how a run is found. Imports nothing heavy.
+
+    recipe.yaml  plan.json  machine.json  lock.json  events.jsonl  status.json  result.json  engine.log
+    checkpoints/checkpoint-N/  adapter/  tracking/
+
+Whole files are replaced atomically (temp file beside, fsync, replace); `events.jsonl` is only appended to, and a torn
+last line is skipped. States of a run: `starting`, `running`, `done`, `failed`, `stopped`, `preempted`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import secrets
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from nothing_tune.errors import StorageError, UsageError
+
+RUN_ID = re.compile(r"^[a-z0-9][a-z0-9.-]{3,127}$")
+FINAL_STATES = frozenset({"done", "failed", "stopped", "preempted"})
+HEARTBEAT_S = 5.0
+"""A live run renews the heartbeat in status.json at least this often, in seconds."""
+LOST_AFTER_S = 60.0
+"""A run whose state is not final and whose heartbeat is older than this, in seconds, is shown as `lost`."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run directory. Reading never needs more than its files; it may lie on another machine's disk."""
+
+    path: Path
+
+    @property
+    def id(self) -> str:
+        """The run's id, the name of its directory."""
+        return self.path.name
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder that holds one `checkpoint-N` per saved optimizer step N."""
+        return self.path / "checkpoints"
+
+    @property
+    def adapter(self) -> Path:
+        """Folder of what the run hands over: the adapter, or the whole model after full fine-tuning."""
+        return self.path / "adapter"
+
+    def plan(self) -> dict[str, Any]:
+        """The plan as plain data; `UsageError` when the directory holds none."""
+        return _read_required(self.path / "plan.json")
+
+    def status(self) -> dict[str, Any]:
+        """`{state, step, total_steps, epoch, heartbeat, started, pid, host, attempt, ...}`; empty before the engine's first write."""
+        return read_json(self.path / "status.json") or {}
+
+    def result(self) -> dict[str, Any] | None:
+        """`{state, exit_code, error, metrics, ...}`; None while the run is not finished."""
+        return read_json(self.path / "result.json")
+
+    def state(self, now: float | None = None) -> str:
+        """The state; `lost` when it claims to be alive but its heartbeat (Unix seconds) is older than `LOST_AFTER_S`."""
+        status = self.status()
+        state = str(status.get("state", "starting"))
+        beat = status.get("heartbeat") or status.get("created") or 0.0
+        if state not in FINAL_STATES and (now or time.time()) - float(beat) > LOST_AFTER_S:
+            return "lost"
+        return state
+
+    def events(self, offset: int = 0) -> Iterator[tuple[dict[str, Any], int]]:
+        """Events from byte `offset` on, each with the offset behind it; stops before a torn last line."""
+        try:
+            handle = open(self.path / "events.jsonl", "rb")
+        except FileNotFoundError:
+            return
+        with handle:
+            handle.seek(offset)
+            for line in handle:
+                if not line.endswith(b"\n"):
+                    return
+                offset += len(line)
+                with contextlib.suppress(ValueError):
+                    event = json.loads(line)
+                    if isinstance(event, dict):
+                        yield event, offset
+
+
+def runs_root(option: str | Path | None = None) -> Path:
+    """The folder of all runs: `option`, else `$TUNE_RUNS_DIR`, else `./runs`."""
+    return Path(option or os.environ.get("TUNE_RUNS_DIR") or "runs").absolute()
+
+
+def new_run_id(recipe: str, gpu: str, now: datetime | None = None) -> str:
+    """`20261120-214500-nothing-gpt-l4-9f3a`: UTC date and time, recipe, GPU, four random hex digits."""
+    stamp = (now or datetime.now(UTC)).strftime("%Y%m%d-%H%M%S")
+    words = re.sub(r"[^a-z0-9]+", "-", f"{recipe}-{gpu}".lower()).strip("-")[:80]
+    return f"{stamp}-{words}-{secrets.token_hex(2)}"
+
+
+def create_run(root: Path, run_id: str) -> Run:
+    """Makes the empty directory of a new run. `StorageError` where `root` cannot be written, `UsageError` for a taken or bad id."""
+    if not RUN_ID.match(run_id):
+        raise UsageError(
+            f"{run_id!r} cannot be a run's name", hint="use 4 to 128 lower-case letters, digits, dots and dashes"
+        )
+    path = root / run_id
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        path.mkdir()
+    except FileExistsError:
+        raise UsageError(
+            f"a run named {run_id} exists in {root}", hint="add --continue to continue it, or choose another --name"
+        ) from None
+    except OSError as error:
+        raise StorageError(
+            f"cannot make a run in {root}: {error.strerror}", hint="choose another folder with --runs-dir or TUNE_RUNS_DIR"
+        ) from error
+    return Run(path)
+
+
+def find_run(name: str, root: Path) -> Run:
+    """The run that `name` means: a path, a whole id, a unique prefix, or `latest`. `UsageError` names near ids otherwise."""
+    as_path = Path(name)
+    if (as_path / "plan.json").is_file():
+        return Run(as_path.absolute())
+    ids = run_ids(root)
+    if name == "latest" and ids:
+        return Run(root / ids[-1])
+    if name in ids:
+        return Run(root / name)
+    hits = [i for i in ids if i.startswith(name)]
+    if len(hits) == 1:
+        return Run(root / hits[0])
+    if len(hits) > 1:
+        raise UsageError(f"{name!r} names {len(hits)} runs: {', '.join(hits[:5])}", hint="give more of the id")
+    if not ids:
+        raise UsageError(f"there is no run in {root}", hint="tune train RECIPE makes one; --runs-dir names another folder")
+    near = get_close_matches(name, ids, n=3, cutoff=0.3) or ids[-3:]
+    raise UsageError(f"no run {name!r} in {root}", hint=f"nearest: {', '.join(near)}")
+
+
+def run_ids(root: Path) -> list[str]:
+    """Ids of all runs in `root`, oldest first (by name, which starts with the date, then by age for runs named by hand)."""
+    try:
+        with os.scandir(root) as entries:
+            dirs = [e for e in entries if RUN_ID.match(e.name) and e.is_dir()]
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise StorageError(f"cannot read {root}: {error.strerror}") from error
+    dated = re.compile(r"^\d{8}-\d{6}-")
+
+    def age(entry: os.DirEntry[str]) -> str:
+        if dated.match(entry.name):
+            return entry.name[:15]
+        created = entry.stat().st_ctime
+        with contextlib.suppress(OSError):
+            created = os.stat(os.path.join(entry.path, "recipe.yaml")).st_mtime
+        return datetime.fromtimestamp(created, UTC).strftime("%Y%m%d-%H%M%S")
+
+    return [e.name for e in sorted(dirs, key=lambda e: (age(e), e.name))]
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replaces `path` atomically and durably. `StorageError` when the disk refuses."""
+    temp = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temp, "w", encoding="utf-8") as handle:
+            handle.write(text)
+            handle.flush()
+            os.fsync(handle.fileno())
+        os.replace(temp, path)
+        fsync_dir(path.parent)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            temp.unlink(missing_ok=True)
+        raise StorageError(f"cannot write {path}: {error.strerror}", hint="free some space or mend the permissions") from error
+
+
+def write_json(path: Path, data: Any) -> None:
+    """`write_text` of `data` as JSON, indented by one space. Non-finite floats are written as null."""
+    write_text(path, json.dumps(finite(data), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def finite(data: Any) -> Any:
+    """`data` with every NaN and infinity replaced by None, so that it is JSON."""
+    if isinstance(data, float):
+        return data if data - data == 0 else None
+    if isinstance(data, dict):
+        return {str(k): finite(v) for k, v in data.items()}
+    if isinstance(data, list | tuple):
+        return [finite(v) for v in data]
+    return data
+
+
+def read_json(path: Path) -> Any:
+    """The JSON in `path`; None when there is no such file. `UsageError` when it is not JSON."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (ValueError, OSError) as error:
+        raise UsageError(f"cannot read {path}: {error}", hint="the file is damaged; the run cannot be used as it is") from error
+
+
+def append_event(path: Path, event: dict[str, Any]) -> None:
+    """Appends one event as one line in one write, so that readers never see two torn lines."""
+    line = json.dumps(finite(event), ensure_ascii=False, allow_nan=False) + "\n"
+    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    try:
+        os.write(descriptor, line.encode())
+    finally:
+        os.close(descriptor)
+
+
+def fsync_dir(path: Path) -> None:
+    """Makes the entries of a folder durable; a file system that cannot is passed over."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _read_required(path: Path) -> dict[str, Any]:
+    data = read_json(path)
+    if not isinstance(data, dict):
+        raise UsageError(f"{path.parent} is not a run directory: it has no {path.name}")
+    return data

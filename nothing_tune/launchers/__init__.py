@@ -1,0 +1,1 @@
+"""Launchers: where the engine runs. One file each."""

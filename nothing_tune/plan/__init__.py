@@ -1,0 +1,75 @@
+"""The plan: a recipe compiled into plain data. Pure: no torch, no OmegaConf, no clock, no environment, no disk."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+from nothing_tune.plan import kwargs, precision
+from nothing_tune.plan.model import Plan
+from nothing_tune.recipe.model import Recipe, leaves
+
+__all__ = ["Plan", "make_plan"]
+
+
+def make_plan(recipe: Recipe) -> Plan:
+    """Compiles `recipe` for its GPU: derives what it leaves open, and gives every value its reason."""
+    values = copy.deepcopy(recipe.values)
+    why = {key: _origin(recipe, key) for key in leaves(values)}
+    for key, (value, rule) in {**precision.derive(values), **_tracking(values), **_names(values, recipe)}.items():
+        _put(values, key, value)
+        why[key] = f"derived: {rule}"
+    training, managed = kwargs.training_kwargs(values)
+    quantization = values.get("quantization") or None
+    peft = values.get("peft") or None
+    data = {"format": "auto", **(values.get("data") or {})}
+    data["seed"] = data.pop("split_seed", None) or 42
+    return Plan(
+        name=recipe.name,
+        gpu=values.get("gpu") or {},
+        values=values,
+        model=kwargs.model_kwargs(values),
+        data=data,
+        quantization=copy.deepcopy(quantization),
+        peft=copy.deepcopy(peft),
+        training=training,
+        tracking=copy.deepcopy(values.get("tracking") or {"tracker": "none"}),
+        monitor=copy.deepcopy(values.get("monitor") or {}),
+        checkpoint=kwargs.checkpoint_settings(values),
+        trainable_dtype=precision.trainable_dtype(values.get("training") or {}),
+        why={**why, **managed},
+    )
+
+
+def _tracking(values: dict[str, Any]) -> dict[str, tuple[Any, str]]:
+    """`tracking.tracker` and `training.report_to` say the same: the one that is written gives the other."""
+    tracker = (values.get("tracking") or {}).get("tracker")
+    written = (values.get("training") or {}).get("report_to")
+    if isinstance(written, list):
+        written = written[0] if len(written) == 1 else None
+    if tracker in (None, "none") and written not in (None, "none"):
+        return {"tracking.tracker": (written, "training.report_to names it")}
+    if written is None:
+        return {"training.report_to": (tracker or "none", "tracking.tracker names it")}
+    return {}
+
+
+def _names(values: dict[str, Any], recipe: Recipe) -> dict[str, tuple[Any, str]]:
+    if (values.get("training") or {}).get("run_name") is None:
+        return {"training.run_name": (recipe.name, "the recipe's name")}
+    return {}
+
+
+def _origin(recipe: Recipe, key: str) -> str:
+    origin = recipe.origins.get(key)
+    if origin is None:
+        return ""
+    return f"{origin.layer} ({origin.place})" if origin.place else origin.layer
+
+
+def _put(values: dict[str, Any], key: str, value: Any) -> None:
+    *parents, last = key.split(".")
+    node = values
+    for part in parents:
+        node = node.setdefault(part, {})
+    node[last] = value

@@ -1,0 +1,59 @@
+"""The plan: plain data that says all the engine needs, with a reason for each leaf."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+PLAN_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the engine executes. JSON-able; the same recipe, GPU and overrides give the same plan anywhere.
+
+    Attributes:
+        name: The recipe's name.
+        gpu: Facts of the chosen GPU, as in the recipe's `gpu` section (`name`, `slug`, `memory_gb`, `bf16`, ...).
+        values: The whole resolved recipe, derived values included; what `show-config` prints. `${oc.env:NAME}` stays unresolved.
+        model: `name_or_path`, `revision`, `trust_remote_code`, `chat_template` and `init`: the keyword arguments of
+            `from_pretrained` other than `quantization_config` (`dtype` is a name such as `float32`).
+        data: `train`, `eval`, `format`, `max_samples`, `seed`: which rows, see `engine/data.py`.
+        quantization: Keyword arguments of BitsAndBytesConfig (dtypes as names); None trains the base as it is loaded.
+        peft: Keyword arguments of the PEFT config, `peft_type` included; None is full fine-tuning.
+        training: Keyword arguments of SFTConfig, without `output_dir` and `model_init_kwargs`, which the engine adds.
+        tracking: `tracker`, `project`, `group`, `tags`, `mode`, ...
+        monitor: `early_stopping_patience`, `early_stopping_threshold`, ...
+        checkpoint: `best`: whether the best checkpoint by `metric` is handed over, `metric`, `greater_is_better`, `keep`.
+        trainable_dtype: Type that trainable weights get after the trainer is built (`float32` for fp16); None leaves them.
+        world_size: Processes that train together.
+        why: Reason of each leaf of `values` and of the compiled arguments: the layer and line, or the rule and its numbers.
+    """
+
+    name: str
+    gpu: dict[str, Any]
+    values: dict[str, Any]
+    model: dict[str, Any]
+    data: dict[str, Any]
+    quantization: dict[str, Any] | None
+    peft: dict[str, Any] | None
+    training: dict[str, Any]
+    tracking: dict[str, Any]
+    monitor: dict[str, Any]
+    checkpoint: dict[str, Any]
+    trainable_dtype: str | None
+    world_size: int = 1
+    why: dict[str, str] = field(default_factory=dict)
+    version: int = PLAN_VERSION
+
+    def to_json(self) -> dict[str, Any]:
+        """The plan as plain data, for plan.json."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Plan:
+        """The plan in `data`. Keys that this version does not know are passed over; `ValueError` for a newer major version."""
+        if int(data.get("version", 0)) > PLAN_VERSION:
+            raise ValueError(f"plan version {data['version']} is newer than {PLAN_VERSION}: use a newer nothing-tune")
+        known = cls.__dataclass_fields__
+        return cls(**{k: v for k, v in data.items() if k in known})

@@ -1,0 +1,170 @@
+"""Merges layers with OmegaConf, remembers which layer set each value, and resolves interpolations. OmegaConf is used here only."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import GrammarParseError, OmegaConfBaseException
+
+from nothing_tune.errors import Problem, RecipeError
+from nothing_tune.recipe import checks
+from nothing_tune.recipe.model import Layer, Origin, leaves, lookup
+
+_ENV = re.compile(r"\$\{oc\.env:([^{}]*)\}")
+_ENV_KEPT = re.compile("\ue000([^\ue001]*)\ue001")
+_RESOLVER = re.compile(r"\$\{\s*([A-Za-z_][\w.]*)\s*:")
+
+
+def merge(layers: list[Layer]) -> tuple[dict[str, Any], dict[str, Origin]]:
+    """`(values, origins)` of the layers folded from the left; `${oc.env:NAME}` stays as written.
+
+    Raises:
+        RecipeError: A layer sets a value where another has a section, or an interpolation leads nowhere; all problems.
+    """
+    config = OmegaConf.create({})
+    origins: dict[str, Origin] = {}
+    problems: list[Problem] = []
+    for n, layer in enumerate(layers, 1):
+        values = {k: _protect(v) for k, v in layer.values.items()}
+        removed = [*layer.replace, *layer.unset]
+        for key in removed:
+            if not _drop(config, key) and key in layer.unset:
+                problems.append(Problem(f"~{key} removes nothing: no layer sets {key}", key, hint="tune show-config --why lists what is set"))
+            origins = {k: o for k, o in origins.items() if k != key and not k.startswith(f"{key}.")}
+        for key in layer.replace:
+            values.setdefault(key, {})
+        clashes = _clashes(config, values, layer, n, len(layers))
+        problems += clashes
+        if clashes:
+            continue
+        try:
+            config.merge_with(values)
+        except OmegaConfBaseException as error:
+            key = str(getattr(error, "full_key", "") or "")
+            written = lookup(layer.values, key)
+            grammar = isinstance(error, GrammarParseError)
+            said = f"{written!r} is not a valid interpolation" if grammar else str(error).splitlines()[0]
+            place, by = layer.value_places.get(key), f"layer {n} of {len(layers)}: {layer.name}"
+            problems.append(Problem(f"{key or layer.name}: {said}", key, place, by, "write ${section.key}" if grammar else ""))
+            continue
+        for key, value in leaves(layer.values).items():
+            before = origins.get(key)
+            origins = {k: o for k, o in origins.items() if not k.startswith(f"{key}.")} if _has_below(origins, key) else origins
+            for parent in _parents(key):
+                origins.pop(parent, None)
+            shadowed = (*before.shadowed, replace(before, shadowed=())) if before else ()
+            place = layer.value_places.get(key)
+            origins[key] = Origin(layer.name, n, len(layers), value, place, shadowed)
+    if problems:
+        raise RecipeError(*problems)
+    values = _resolve(config, origins)
+    alive = leaves(values)
+    return values, {k: origins[k] for k in alive if k in origins}
+
+
+def to_yaml(values: dict[str, Any]) -> str:
+    """Values as YAML text, keys in their order."""
+    return str(OmegaConf.to_yaml(OmegaConf.create(_protect(values)))).replace("\ue000", "${oc.env:").replace("\ue001", "}")
+
+
+def _resolve(config: DictConfig, origins: dict[str, Origin]) -> dict[str, Any]:
+    raw = OmegaConf.to_container(config, resolve=False)
+    assert isinstance(raw, dict)
+    values: dict[str, Any] = {str(k): v for k, v in raw.items()}
+    problems: list[Problem] = []
+    for key, value in leaves(values).items():
+        origin = origins.get(key)
+        if isinstance(value, str | list) and "${" in str(value):
+            value = _interpolated(config, key, value, origin, problems)
+        value = checks.as_written(key, _restore(value))
+        *parents, last = key.split(".")
+        node = lookup(values, ".".join(parents)) if parents else values
+        node[last] = value
+    if problems:
+        raise RecipeError(*problems)
+    return values
+
+
+def _interpolated(config: DictConfig, key: str, value: Any, origin: Origin | None, problems: list[Problem]) -> Any:
+    place, layer = (origin.place, str(origin)) if origin else (None, "")
+    for resolver in _RESOLVER.findall(str(value)):
+        problems.append(
+            Problem(f"{key}: ${{{resolver}:...}} is not available in recipes", key, place, layer, "use ${section.key}, or ${oc.env:NAME} in paths")
+        )
+        return value
+    try:
+        found = OmegaConf.select(config, key, throw_on_missing=True)
+        return OmegaConf.to_container(found, resolve=True) if OmegaConf.is_config(found) else found
+    except OmegaConfBaseException as error:
+        said = str(error).splitlines()[0]
+        missing = re.search(r"Interpolation key '([^']*)' not found", said)
+        if missing:
+            problems.append(_nowhere(config, key, missing[1], place, layer))
+        elif "Recursive" in said or "recursion" in said.lower():
+            problems.append(Problem(f"{key}: the interpolation leads back to itself", key, place, layer, "give one of the keys a value"))
+        else:
+            problems.append(Problem(f"{key}: {value!r} is not a valid interpolation", key, place, layer, "write ${section.key}"))
+    except RecursionError:
+        problems.append(Problem(f"{key}: the interpolation leads back to itself", key, place, layer, "give one of the keys a value"))
+    return value
+
+
+def _nowhere(config: DictConfig, key: str, wanted: str, place: Any, layer: str) -> Problem:
+    from difflib import get_close_matches
+
+    known = leaves({str(k): v for k, v in OmegaConf.to_container(config, resolve=False).items()})  # type: ignore[union-attr]
+    near = get_close_matches(wanted, list(known), n=1, cutoff=0.6)
+    return Problem(f"{key}: ${{{wanted}}} leads nowhere", key, place, layer, f"did you mean ${{{near[0]}}}?" if near else f"no layer sets {wanted}")
+
+
+def _clashes(config: DictConfig, values: dict[str, Any], layer: Layer, n: int, of: int, prefix: str = "") -> list[Problem]:
+    """Text, numbers or lists given where a section stands: OmegaConf would put them in its place without a word."""
+    out: list[Problem] = []
+    for name, value in values.items():
+        key = f"{prefix}{name}"
+        there = OmegaConf.select(config, key)
+        if isinstance(there, DictConfig) and value is not None:
+            if isinstance(value, dict):
+                out += _clashes(config, value, layer, n, of, f"{key}.")
+            elif not isinstance(value, str) or not value.startswith("${"):
+                out.append(
+                    Problem(f"{key} is a section, not a value: {value!r}", key, layer.value_places.get(key), f"layer {n} of {of}: {layer.name}", f"set keys below it, such as {key}.{next(iter(there), 'key')}, or null to switch it off")
+                )
+    return out
+
+
+def _has_below(origins: dict[str, Origin], key: str) -> bool:
+    start = f"{key}."
+    return any(k.startswith(start) for k in origins)
+
+
+def _parents(key: str) -> list[str]:
+    parts = key.split(".")
+    return [".".join(parts[:i]) for i in range(1, len(parts))]
+
+
+def _drop(config: DictConfig, key: str) -> bool:
+    *parents, last = key.split(".")
+    node = OmegaConf.select(config, ".".join(parents)) if parents else config
+    if not isinstance(node, DictConfig) or last not in node:
+        return False
+    del node[last]
+    return True
+
+
+def _protect(value: Any) -> Any:
+    """`${oc.env:NAME}` made opaque, so that OmegaConf does not read the environment."""
+    if isinstance(value, dict):
+        return {k: _protect(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_protect(v) for v in value]
+    return _ENV.sub("\ue000\\1\ue001", value) if isinstance(value, str) and "${oc.env" in value else value
+
+
+def _restore(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_restore(v) for v in value]
+    return _ENV_KEPT.sub(r"${oc.env:\1}", value) if isinstance(value, str) else value
