@@ -1,11 +1,11 @@
 """nothing-tune: fine-tuning of language models, declared in YAML.
 
-    import nothing_tune as tune
+import nothing_tune as tune
 
-    recipe = tune.load_recipe("quickstart")
-    plan = tune.make_plan(recipe)
-    run = tune.train(recipe)          # makes the run, trains it, returns it
-    run.result()["metrics"]
+recipe = tune.load_recipe("quickstart")
+plan = tune.make_plan(recipe)
+run = tune.train(recipe)          # makes the run, trains it, returns it
+run.result()["metrics"]
 """
 
 from __future__ import annotations
@@ -44,7 +44,9 @@ def train(recipe: Any, *, runs_dir: str | Path | None = None, name: str | None =
     result = run.result() or {}
     if result.get("state") != "done":
         said = [Problem(**{**p, "place": None}) for p in (result.get("error") or {}).get("problems", [])]
-        raise RunError(*(said or [Problem(f"run {run.id} ended without a result", hint=f"see {run.path / 'engine.log'}")]))
+        raise RunError(
+            *(said or [Problem(f"run {run.id} ended without a result", hint=f"see {run.path / 'engine.log'}")])
+        )
     return run
 
 

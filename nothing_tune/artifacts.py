@@ -63,7 +63,8 @@ class Run:
 
     def result(self) -> dict[str, Any] | None:
         """`{state, exit_code, error, metrics, ...}`; None while the run is not finished."""
-        return read_json(self.path / "result.json")
+        found = read_json(self.path / "result.json")
+        return found if isinstance(found, dict) else None
 
     def state(self, now: float | None = None) -> str:
         """The state; `lost` when it claims to be alive but its heartbeat (Unix seconds) is older than `LOST_AFTER_S`."""
@@ -76,11 +77,9 @@ class Run:
 
     def events(self, offset: int = 0) -> Iterator[tuple[dict[str, Any], int]]:
         """Events from byte `offset` on, each with the offset behind it; stops before a torn last line."""
-        try:
-            handle = open(self.path / "events.jsonl", "rb")
-        except FileNotFoundError:
+        if not (self.path / "events.jsonl").exists():
             return
-        with handle:
+        with open(self.path / "events.jsonl", "rb") as handle:
             handle.seek(offset)
             for line in handle:
                 if not line.endswith(b"\n"):
@@ -111,17 +110,14 @@ def create_run(root: Path, run_id: str) -> Run:
             f"{run_id!r} cannot be a run's name", hint="use 4 to 128 lower-case letters, digits, dots and dashes"
         )
     path = root / run_id
+    if path.exists():
+        hint = "add --continue to continue it, or choose another --name"
+        raise UsageError(f"a run named {run_id} exists in {root}", hint=hint)
     try:
-        root.mkdir(parents=True, exist_ok=True)
-        path.mkdir()
-    except FileExistsError:
-        raise UsageError(
-            f"a run named {run_id} exists in {root}", hint="add --continue to continue it, or choose another --name"
-        ) from None
+        path.mkdir(parents=True)
     except OSError as error:
-        raise StorageError(
-            f"cannot make a run in {root}: {error.strerror}", hint="choose another folder with --runs-dir or TUNE_RUNS_DIR"
-        ) from error
+        hint = "choose another folder with --runs-dir or TUNE_RUNS_DIR"
+        raise StorageError(f"cannot make a run in {root}: {error.strerror}", hint=hint) from error
     return Run(path)
 
 
@@ -141,7 +137,9 @@ def find_run(name: str, root: Path) -> Run:
     if len(hits) > 1:
         raise UsageError(f"{name!r} names {len(hits)} runs: {', '.join(hits[:5])}", hint="give more of the id")
     if not ids:
-        raise UsageError(f"there is no run in {root}", hint="tune train RECIPE makes one; --runs-dir names another folder")
+        raise UsageError(
+            f"there is no run in {root}", hint="tune train RECIPE makes one; --runs-dir names another folder"
+        )
     near = get_close_matches(name, ids, n=3, cutoff=0.3) or ids[-3:]
     raise UsageError(f"no run {name!r} in {root}", hint=f"nearest: {', '.join(near)}")
 
@@ -181,7 +179,9 @@ def write_text(path: Path, text: str) -> None:
     except OSError as error:
         with contextlib.suppress(OSError):
             temp.unlink(missing_ok=True)
-        raise StorageError(f"cannot write {path}: {error.strerror}", hint="free some space or mend the permissions") from error
+        raise StorageError(
+            f"cannot write {path}: {error.strerror}", hint="free some space or mend the permissions"
+        ) from error
 
 
 def write_json(path: Path, data: Any) -> None:
@@ -207,7 +207,9 @@ def read_json(path: Path) -> Any:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (ValueError, OSError) as error:
-        raise UsageError(f"cannot read {path}: {error}", hint="the file is damaged; the run cannot be used as it is") from error
+        raise UsageError(
+            f"cannot read {path}: {error}", hint="the file is damaged; the run cannot be used as it is"
+        ) from error
 
 
 def append_event(path: Path, event: dict[str, Any]) -> None:

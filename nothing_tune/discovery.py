@@ -36,10 +36,8 @@ def find_gpu() -> Gpu | None:
         if not count:
             return None
         first = visible.split(",")[0].strip() if visible else "0"
-        if first.isdigit():
-            handle = pynvml.nvmlDeviceGetHandleByIndex(int(first))
-        else:
-            handle = pynvml.nvmlDeviceGetHandleByUUID(first)
+        by_index, by_uuid = pynvml.nvmlDeviceGetHandleByIndex, pynvml.nvmlDeviceGetHandleByUUID
+        handle = by_index(int(first)) if first.isdigit() else by_uuid(first)
         name = pynvml.nvmlDeviceGetName(handle)
         major, minor = pynvml.nvmlDeviceGetCudaComputeCapability(handle)
         return Gpu(

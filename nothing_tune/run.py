@@ -41,9 +41,7 @@ EXTEND_ONLY = ("training.num_train_epochs", "training.max_steps")
 """Keys that may grow when a run continues."""
 
 
-def prepare(
-    recipe: Recipe, plan: Plan, *, root: Path, name: str | None = None, continue_: bool = False
-) -> Run:
+def prepare(recipe: Recipe, plan: Plan, *, root: Path, name: str | None = None, continue_: bool = False) -> Run:
     """Checks that the run can start, and makes its directory; with `continue_` an existing run `name` is taken up instead.
 
     Raises:
@@ -61,8 +59,19 @@ def prepare(
     run = create_run(root, name or new_run_id(plan.name, str(plan.gpu.get("name", "cpu"))))
     try:
         _write(run, recipe, plan)
-        write_json(run.path / "lock.json", {"tune": __version__, "python": sys.version.split()[0], "packages": _versions(), "data": _fingerprints(plan)})
-        write_json(run.path / "status.json", {"state": "starting", "created": time.time(), "recipe": plan.name, "gpu": plan.gpu.get("name")})
+        write_json(
+            run.path / "lock.json",
+            {
+                "tune": __version__,
+                "python": sys.version.split()[0],
+                "packages": _versions(),
+                "data": _fingerprints(plan),
+            },
+        )
+        write_json(
+            run.path / "status.json",
+            {"state": "starting", "created": time.time(), "recipe": plan.name, "gpu": plan.gpu.get("name")},
+        )
     except BaseException:
         shutil.rmtree(run.path, ignore_errors=True)
         raise
@@ -74,7 +83,8 @@ def start(run: Run) -> subprocess.Popen[bytes]:
     held = holder(run)
     if held:
         raise Busy(
-            f"run {run.id} is held by process {held.get('pid', '?')} on {held.get('host', '?')}", hint=f"tune watch {run.id} shows it, tune stop {run.id} ends it"
+            f"run {run.id} is held by process {held.get('pid', '?')} on {held.get('host', '?')}",
+            hint=f"tune watch {run.id} shows it, tune stop {run.id} ends it",
         )
     (run.path / "result.json").unlink(missing_ok=True)
     return local.start(run.path)
@@ -96,7 +106,8 @@ def resume(run: Run, overrides: Sequence[str] = ()) -> Run:
         recipe, plan, grown = None, None, False
     if run.state() == "done" and not grown:
         raise UsageError(
-            f"run {run.id} is done: there is nothing to resume", hint=f"to train on: tune resume {run.id} training.num_train_epochs=N"
+            f"run {run.id} is done: there is nothing to resume",
+            hint=f"to train on: tune resume {run.id} training.num_train_epochs=N",
         )
     if recipe and plan:
         _write(run, recipe, plan)
@@ -148,12 +159,22 @@ def compose(model: str, data: str, method: str = "qlora") -> tuple[str, list[str
     """`(layer, overrides)` of a recipe for a model and a data file: the method's layer, which brings the base defaults."""
     library.find_named("methods", method)
     name = re.sub(r"[^a-z0-9]+", "-", f"{model.rstrip('/').rsplit('/', 1)[-1]}-{method}".lower()).strip("-")
-    return f"methods/{method}", [f"name={json.dumps(name)}", f"model.name_or_path={json.dumps(model)}", f"data.train={json.dumps(data)}"]
+    return f"methods/{method}", [
+        f"name={json.dumps(name)}",
+        f"model.name_or_path={json.dumps(model)}",
+        f"data.train={json.dumps(data)}",
+    ]
 
 
 def sources(value: Any) -> list[str]:
     """The data sources that a recipe names: a string or a list of strings, else none."""
-    return [value] if isinstance(value, str) else [v for v in value if isinstance(v, str)] if isinstance(value, list) else []
+    return (
+        [value]
+        if isinstance(value, str)
+        else [v for v in value if isinstance(v, str)]
+        if isinstance(value, list)
+        else []
+    )
 
 
 def is_file_source(source: str) -> bool:
@@ -164,7 +185,8 @@ def is_file_source(source: str) -> bool:
 
 def _write(run: Run, recipe: Recipe, plan: Plan) -> None:
     origin = library.label(recipe.path) if recipe.path else plan.name
-    head = f"# The resolved recipe of run {run.id}, made from {origin}.\n# Repeat it: tune train {library.shown(run.path / 'recipe.yaml')}\n"
+    again = library.shown(run.path / "recipe.yaml")
+    head = f"# The resolved recipe of run {run.id}, made from {origin}.\n# Repeat it: tune train {again}\n"
     write_text(run.path / "recipe.yaml", head + merge.to_yaml(recipe.values))
     write_json(run.path / "plan.json", plan.to_json())
 
@@ -183,16 +205,30 @@ def _data_problems(recipe: Recipe, plan: Plan) -> list[Problem]:
         origin = recipe.origins.get(f"data.{key}")
         place, layer = (origin.place, str(origin)) if origin else (None, "")
         if key == "train" and not sources(value):
-            out.append(Problem("the recipe names no training data", "data.train", place, layer, f"give data.train=FILE{cure}"))
+            out.append(
+                Problem("the recipe names no training data", "data.train", place, layer, f"give data.train=FILE{cure}")
+            )
         for source in sources(value):
             if "${oc.env:" in source or not is_file_source(source):
                 continue
             path = Path(source).expanduser()
             if "*" in source or path.exists():
                 continue
-            looked = [path.absolute()] if path.is_absolute() or not (origin and origin.place and recipe.path) else [recipe.path.parent / path, path.absolute()]
+            looked = (
+                [path.absolute()]
+                if path.is_absolute() or not (origin and origin.place and recipe.path)
+                else [recipe.path.parent / path, path.absolute()]
+            )
             where = " and ".join(dict.fromkeys(library.shown(p) for p in looked))
-            out.append(Problem(f"data.{key}: there is no file {source}: looked for {where}", f"data.{key}", place, layer, f"put the file there, or give data.{key}=FILE{cure}"))
+            out.append(
+                Problem(
+                    f"data.{key}: there is no file {source}: looked for {where}",
+                    f"data.{key}",
+                    place,
+                    layer,
+                    f"put the file there, or give data.{key}=FILE{cure}",
+                )
+            )
     return out
 
 
@@ -202,19 +238,28 @@ def _model_problems(recipe: Recipe, plan: Plan) -> list[Problem]:
     origin = recipe.origins.get(key)
     place, layer = (origin.place, str(origin)) if origin else (None, "")
     if not name:
-        return [Problem("the recipe names no model", key, place, layer, "give model.name_or_path=NAME, a hub id or a folder")]
+        return [
+            Problem(
+                "the recipe names no model", key, place, layer, "give model.name_or_path=NAME, a hub id or a folder"
+            )
+        ]
     if "${oc.env:" in name or Path(name).is_dir():
         return []
     if name.startswith((".", "/", "~")) or name.count("/") != 1:
         near = f"; to rehearse: {_rehearse(recipe)}" if lookup(plan.values, "data.sample.train") else ""
-        return [Problem(f"{key}: there is no model folder {name}", key, place, layer, f"name a folder with a config.json, or a hub id such as org/name{near}")]
-    if lookup(plan.values, "model.gated") and not _cached(name) and not _hub_token():
         return [
             Problem(
-                f"{key}: {name} is gated, and there is no Hugging Face token", key, place, layer,
-                f"accept its licence at huggingface.co/{name}, then `hf auth login` or set HF_TOKEN; to rehearse without it: {_rehearse(recipe)}",
+                f"{key}: there is no model folder {name}",
+                key,
+                place,
+                layer,
+                f"name a folder with a config.json, or a hub id such as org/name{near}",
             )
-        ]  # fmt: skip
+        ]
+    if lookup(plan.values, "model.gated") and not _cached(name) and not _hub_token():
+        what = f"{key}: {name} is gated, and there is no Hugging Face token"
+        cure = f"accept its licence at huggingface.co/{name}, then `hf auth login` or set HF_TOKEN"
+        return [Problem(what, key, place, layer, f"{cure}; to rehearse without it: {_rehearse(recipe)}")]
     return []
 
 
@@ -225,13 +270,17 @@ def _tracker_problems(plan: Plan) -> list[Problem]:
 
 
 def _cached(name: str) -> bool:
-    home = Path(os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "huggingface")
+    home = Path(
+        os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "huggingface"
+    )
     hub = Path(os.environ.get("HF_HUB_CACHE") or home / "hub")
     return any((hub / f"models--{name.replace('/', '--')}" / "snapshots").glob("*/config.json"))
 
 
 def _hub_token() -> bool:
-    home = Path(os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "huggingface")
+    home = Path(
+        os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "huggingface"
+    )
     path = Path(os.environ.get("HF_TOKEN_PATH") or home / "token")
     return bool(os.environ.get("HF_TOKEN") or os.environ.get("HUGGING_FACE_HUB_TOKEN") or path.is_file())
 

@@ -35,7 +35,10 @@ def derive(values: dict[str, Any]) -> dict[str, tuple[Any, str]]:
     if quantization and quantization.get("load_in_4bit") and quantization.get("bnb_4bit_compute_dtype") is None:
         out["quantization.bnb_4bit_compute_dtype"] = (compute, f"the training precision: {reason}")
     if model.get("attn_implementation", "auto") in (None, "auto"):
-        out["model.attn_implementation"] = ("sdpa", "PyTorch's own attention: there on every device, exact for packed rows too")
+        out["model.attn_implementation"] = (
+            "sdpa",
+            "PyTorch's own attention: there on every device, exact for packed rows too",
+        )
     return out
 
 

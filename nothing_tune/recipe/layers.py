@@ -14,11 +14,20 @@ from nothing_tune.recipe.reader import read_file, read_value
 
 GRAMMAR = ("layers", "replace", "gpus", "scenarios")
 """Keys that steer the merge and are no values of the recipe."""
-PATH_KEYS = ("data.train", "data.eval", "data.sample.train", "data.sample.eval", "data.chat_template", "model.name_or_path")
+PATH_KEYS = (
+    "data.train",
+    "data.eval",
+    "data.sample.train",
+    "data.sample.eval",
+    "data.chat_template",
+    "model.name_or_path",
+)
 """Keys whose relative paths are meant relative to the file that holds them."""
 
 
-def expand(path: Path, within: tuple[Path, ...] = (), seen: set[Path] | None = None) -> list[tuple[Layer, dict[str, Any]]]:
+def expand(
+    path: Path, within: tuple[Path, ...] = (), seen: set[Path] | None = None
+) -> list[tuple[Layer, dict[str, Any]]]:
     """The layers under `path`, depth first, `path` itself last; a file named twice counts where it comes first.
 
     Returns:
@@ -40,7 +49,9 @@ def expand(path: Path, within: tuple[Path, ...] = (), seen: set[Path] | None = N
             below = find_layer(name, path, place, label(path))
             if below in (*within, path):
                 chain = " -> ".join(label(p) for p in (*within, path, below))
-                raise RecipeError(Problem(f"layers include each other: {chain}", "layers", place, hint="remove one of them"))
+                raise RecipeError(
+                    Problem(f"layers include each other: {chain}", "layers", place, hint="remove one of them")
+                )
             out += expand(below, (*within, path), seen)
         except RecipeError as error:
             problems += error.problems
@@ -87,7 +98,11 @@ def order(
         extra = find_layer(name, None, None)
         stack = expand(extra, seen=seen - {extra})
         out += [layer for layer, _ in stack]
-        out += [b for block, value in (("gpus", chosen), ("scenarios", scenario or "")) for b in _blocks(block, value, stack)]
+        out += [
+            b
+            for block, value in (("gpus", chosen), ("scenarios", scenario or ""))
+            for b in _blocks(block, value, stack)
+        ]
     words = _command_line(overrides, unset)
     if words:
         out.append(words)
@@ -132,7 +147,14 @@ def _block_problems(values: dict[str, Any], block: str, places: dict[str, Place]
     if content is None:
         return []
     if not isinstance(content, dict):
-        return [Problem(f"{block} must map names to overrides", block, places.get(block), hint=f"write `{block}: {{NAME: {{training: {{...}}}}}}`")]
+        return [
+            Problem(
+                f"{block} must map names to overrides",
+                block,
+                places.get(block),
+                hint=f"write `{block}: {{NAME: {{training: {{...}}}}}}`",
+            )
+        ]
     problems: list[Problem] = []
     for name, body in content.items():
         key = f"{block}.{name}"
@@ -142,7 +164,9 @@ def _block_problems(values: dict[str, Any], block: str, places: dict[str, Place]
             except RecipeError as error:
                 problems.append(Problem(error.problems[0].what, key, places.get(key), hint=error.problems[0].hint))
         if body is not None and not isinstance(body, dict):
-            problems.append(Problem(f"{key} must be a mapping of overrides", key, places.get(key), hint="indent its keys below it"))
+            problems.append(
+                Problem(f"{key} must be a mapping of overrides", key, places.get(key), hint="indent its keys below it")
+            )
         elif body:
             problems += checks.check_blocks({k: v for k, v in body.items() if k != "replace"}, f"{key}.", places)
     return problems
@@ -153,7 +177,9 @@ def _words(value: Any, key: str, places: dict[str, Place], problems: list[Proble
         return []
     if isinstance(value, list) and all(isinstance(v, str) for v in value):
         return list(value)
-    problems.append(Problem(f"{key} must be a list of names", key, places.get(key), hint=f"write `{key}: [name, other-name]`"))
+    problems.append(
+        Problem(f"{key} must be a list of names", key, places.get(key), hint=f"write `{key}: [name, other-name]`")
+    )
     return []
 
 
@@ -197,7 +223,12 @@ def _command_line(overrides: Sequence[str], unset: Sequence[str]) -> Layer | Non
         key, equals, text = word.partition("=")
         parts = key.strip().split(".")
         if not equals or not all(parts):
-            problems.append(Problem(f"{word!r} is no override", hint="write key=value, such as training.learning_rate=1e-4, or ~key to remove it"))
+            problems.append(
+                Problem(
+                    f"{word!r} is no override",
+                    hint="write key=value, such as training.learning_rate=1e-4, or ~key to remove it",
+                )
+            )
             continue
         try:
             value = read_value(text)
@@ -205,13 +236,17 @@ def _command_line(overrides: Sequence[str], unset: Sequence[str]) -> Layer | Non
             problems.append(Problem(f"{word!r}: {error}", key, hint="quote the value for the shell: 'key=\"value\"'"))
             continue
         if value is None and not text.strip():
-            problems.append(Problem(f"{word!r} has no value", key, hint=f"{key}=null switches it off, ~{key} removes it"))
+            problems.append(
+                Problem(f"{word!r} has no value", key, hint=f"{key}=null switches it off, ~{key} removes it")
+            )
             continue
         node = values
         for part in parts[:-1]:
             below = node.setdefault(part, {})
             if not isinstance(below, dict):
-                problems.append(Problem(f"{word!r}: {part} was given a value by another override", key, hint="give one of the two"))
+                problems.append(
+                    Problem(f"{word!r}: {part} was given a value by another override", key, hint="give one of the two")
+                )
                 break
             node = below
         else:

@@ -65,7 +65,9 @@ def find_layer(name: str, beside: Path | None, place: Place | None, layer: str =
             key="layers" if place else "",
             place=place,
             layer=layer,
-            hint=_near(name.removesuffix(".yaml"), known, "a layer is a YAML file or a library name such as methods/lora"),
+            hint=_near(
+                name.removesuffix(".yaml"), known, "a layer is a YAML file or a library name such as methods/lora"
+            ),
         )
     )
 

@@ -32,7 +32,13 @@ def merge(layers: list[Layer]) -> tuple[dict[str, Any], dict[str, Origin]]:
         removed = [*layer.replace, *layer.unset]
         for key in removed:
             if not _drop(config, key) and key in layer.unset:
-                problems.append(Problem(f"~{key} removes nothing: no layer sets {key}", key, hint="tune show-config --why lists what is set"))
+                problems.append(
+                    Problem(
+                        f"~{key} removes nothing: no layer sets {key}",
+                        key,
+                        hint="tune show-config --why lists what is set",
+                    )
+                )
             origins = {k: o for k, o in origins.items() if k != key and not k.startswith(f"{key}.")}
         for key in layer.replace:
             values.setdefault(key, {})
@@ -48,11 +54,17 @@ def merge(layers: list[Layer]) -> tuple[dict[str, Any], dict[str, Origin]]:
             grammar = isinstance(error, GrammarParseError)
             said = f"{written!r} is not a valid interpolation" if grammar else str(error).splitlines()[0]
             place, by = layer.value_places.get(key), f"layer {n} of {len(layers)}: {layer.name}"
-            problems.append(Problem(f"{key or layer.name}: {said}", key, place, by, "write ${section.key}" if grammar else ""))
+            problems.append(
+                Problem(f"{key or layer.name}: {said}", key, place, by, "write ${section.key}" if grammar else "")
+            )
             continue
         for key, value in leaves(layer.values).items():
             before = origins.get(key)
-            origins = {k: o for k, o in origins.items() if not k.startswith(f"{key}.")} if _has_below(origins, key) else origins
+            origins = (
+                {k: o for k, o in origins.items() if not k.startswith(f"{key}.")}
+                if _has_below(origins, key)
+                else origins
+            )
             for parent in _parents(key):
                 origins.pop(parent, None)
             shadowed = (*before.shadowed, replace(before, shadowed=())) if before else ()
@@ -67,7 +79,9 @@ def merge(layers: list[Layer]) -> tuple[dict[str, Any], dict[str, Origin]]:
 
 def to_yaml(values: dict[str, Any]) -> str:
     """Values as YAML text, keys in their order."""
-    return str(OmegaConf.to_yaml(OmegaConf.create(_protect(values)))).replace("\ue000", "${oc.env:").replace("\ue001", "}")
+    return (
+        str(OmegaConf.to_yaml(OmegaConf.create(_protect(values)))).replace("\ue000", "${oc.env:").replace("\ue001", "}")
+    )
 
 
 def _resolve(config: DictConfig, origins: dict[str, Origin]) -> dict[str, Any]:
@@ -92,7 +106,13 @@ def _interpolated(config: DictConfig, key: str, value: Any, origin: Origin | Non
     place, layer = (origin.place, str(origin)) if origin else (None, "")
     for resolver in _RESOLVER.findall(str(value)):
         problems.append(
-            Problem(f"{key}: ${{{resolver}:...}} is not available in recipes", key, place, layer, "use ${section.key}, or ${oc.env:NAME} in paths")
+            Problem(
+                f"{key}: ${{{resolver}:...}} is not available in recipes",
+                key,
+                place,
+                layer,
+                "use ${section.key}, or ${oc.env:NAME} in paths",
+            )
         )
         return value
     try:
@@ -104,11 +124,19 @@ def _interpolated(config: DictConfig, key: str, value: Any, origin: Origin | Non
         if missing:
             problems.append(_nowhere(config, key, missing[1], place, layer))
         elif "Recursive" in said or "recursion" in said.lower():
-            problems.append(Problem(f"{key}: the interpolation leads back to itself", key, place, layer, "give one of the keys a value"))
+            problems.append(
+                Problem(
+                    f"{key}: the interpolation leads back to itself", key, place, layer, "give one of the keys a value"
+                )
+            )
         else:
-            problems.append(Problem(f"{key}: {value!r} is not a valid interpolation", key, place, layer, "write ${section.key}"))
+            problems.append(
+                Problem(f"{key}: {value!r} is not a valid interpolation", key, place, layer, "write ${section.key}")
+            )
     except RecursionError:
-        problems.append(Problem(f"{key}: the interpolation leads back to itself", key, place, layer, "give one of the keys a value"))
+        problems.append(
+            Problem(f"{key}: the interpolation leads back to itself", key, place, layer, "give one of the keys a value")
+        )
     return value
 
 
@@ -117,22 +145,34 @@ def _nowhere(config: DictConfig, key: str, wanted: str, place: Any, layer: str) 
 
     known = leaves({str(k): v for k, v in OmegaConf.to_container(config, resolve=False).items()})  # type: ignore[union-attr]
     near = get_close_matches(wanted, list(known), n=1, cutoff=0.6)
-    return Problem(f"{key}: ${{{wanted}}} leads nowhere", key, place, layer, f"did you mean ${{{near[0]}}}?" if near else f"no layer sets {wanted}")
+    return Problem(
+        f"{key}: ${{{wanted}}} leads nowhere",
+        key,
+        place,
+        layer,
+        f"did you mean ${{{near[0]}}}?" if near else f"no layer sets {wanted}",
+    )
 
 
-def _clashes(config: DictConfig, values: dict[str, Any], layer: Layer, n: int, of: int, prefix: str = "") -> list[Problem]:
+def _clashes(
+    config: DictConfig, values: dict[str, Any], layer: Layer, n: int, of: int, prefix: str = ""
+) -> list[Problem]:
     """Text, numbers or lists given where a section stands: OmegaConf would put them in its place without a word."""
     out: list[Problem] = []
     for name, value in values.items():
         key = f"{prefix}{name}"
-        there = OmegaConf.select(config, key)
-        if isinstance(there, DictConfig) and value is not None:
-            if isinstance(value, dict):
-                out += _clashes(config, value, layer, n, of, f"{key}.")
-            elif not isinstance(value, str) or not value.startswith("${"):
-                out.append(
-                    Problem(f"{key} is a section, not a value: {value!r}", key, layer.value_places.get(key), f"layer {n} of {of}: {layer.name}", f"set keys below it, such as {key}.{next(iter(there), 'key')}, or null to switch it off")
-                )
+        there = config._get_node(name)
+        if not isinstance(there, DictConfig) or there._is_none() or there._is_interpolation() or value is None:
+            continue
+        if isinstance(value, dict):
+            out += _clashes(there, value, layer, n, of, f"{key}.")
+        elif not isinstance(value, str) or not value.startswith("${"):
+            first = next((str(k) for k in there), "key")
+            hint = f"set keys below it, such as {key}.{first}, or null to switch it off"
+            by = f"layer {n} of {of}: {layer.name}"
+            out.append(
+                Problem(f"{key} is a section, not a value: {value!r}", key, layer.value_places.get(key), by, hint)
+            )
     return out
 
 
@@ -148,8 +188,10 @@ def _parents(key: str) -> list[str]:
 
 def _drop(config: DictConfig, key: str) -> bool:
     *parents, last = key.split(".")
-    node = OmegaConf.select(config, ".".join(parents)) if parents else config
-    if not isinstance(node, DictConfig) or last not in node:
+    node: Any = config
+    for part in parents:
+        node = node._get_node(part) if isinstance(node, DictConfig) and not node._is_none() else None
+    if not isinstance(node, DictConfig) or node._is_none() or node._get_node(last) is None:
         return False
     del node[last]
     return True

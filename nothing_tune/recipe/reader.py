@@ -26,7 +26,11 @@ class _Loader(_Base):  # type: ignore[misc]
 
 
 _Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in rules if tag not in ("tag:yaml.org,2002:timestamp", "tag:yaml.org,2002:float")]
+    first: [
+        (tag, pattern)
+        for tag, pattern in rules
+        if tag not in ("tag:yaml.org,2002:timestamp", "tag:yaml.org,2002:float")
+    ]
     for first, rules in _Base.yaml_implicit_resolvers.items()
 }
 _Loader.add_implicit_resolver(
@@ -67,13 +71,19 @@ def read_file(path: Path) -> tuple[dict[str, Any], dict[str, Place], dict[str, P
     except OSError as error:
         raise RecipeError(Problem(f"cannot read {name}: {error.strerror}")) from error
     if len(raw) > MAX_BYTES:
-        raise RecipeError(Problem(f"{name} is {len(raw) / 2**20:.1f} MiB: a recipe has at most 1 MiB", hint="data belongs in data.train"))
+        raise RecipeError(
+            Problem(
+                f"{name} is {len(raw) / 2**20:.1f} MiB: a recipe has at most 1 MiB", hint="data belongs in data.train"
+            )
+        )
     try:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = raw[: error.start].count(b"\n") + 1
         column = error.start - raw.rfind(b"\n", 0, error.start)
-        raise RecipeError(Problem("not UTF-8 text", place=Place(name, line, column), hint="save the file as UTF-8")) from error
+        raise RecipeError(
+            Problem("not UTF-8 text", place=Place(name, line, column), hint="save the file as UTF-8")
+        ) from error
     return read_text(text, name)
 
 
@@ -94,7 +104,11 @@ def read_text(text: str, name: str) -> tuple[dict[str, Any], dict[str, Place], d
         raise RecipeError(*walk.problems)
     if not isinstance(values, dict):
         raise RecipeError(
-            Problem("a recipe is a mapping of keys to values", place=Place(name, 1, 1), hint="start with lines such as `name: my-recipe`")
+            Problem(
+                "a recipe is a mapping of keys to values",
+                place=Place(name, 1, 1),
+                hint="start with lines such as `name: my-recipe`",
+            )
         )
     return values, walk.places, walk.value_places
 
@@ -112,7 +126,9 @@ def _value(walk: _Walk, node: Any, key: str, depth: int) -> Any:
     walk.nodes += 1
     if walk.nodes > MAX_NODES or depth > MAX_DEPTH:
         limit = f"{MAX_DEPTH} levels" if depth > MAX_DEPTH else f"{MAX_NODES:,} values"
-        walk.problems.append(Problem(f"the file unfolds to more than {limit}", place=walk.place(node), hint="write it without aliases"))
+        walk.problems.append(
+            Problem(f"the file unfolds to more than {limit}", place=walk.place(node), hint="write it without aliases")
+        )
         raise RecipeError(*walk.problems)
     if key:
         walk.value_places[key] = walk.place(node)
@@ -134,10 +150,14 @@ def _mapping(walk: _Walk, node: Any, key: str, depth: int) -> dict[str, Any]:
         word = key_node.value if isinstance(key_node, yaml.ScalarNode) else None
         path = f"{key}.{word}" if key else str(word)
         if word is None or key_node.tag == "tag:yaml.org,2002:merge":
-            walk.problems.append(Problem("a key must be a plain word", key, place, hint="to share values between recipes, use layers:"))
+            walk.problems.append(
+                Problem("a key must be a plain word", key, place, hint="to share values between recipes, use layers:")
+            )
         elif word in out:
             first = walk.places[path]
-            walk.problems.append(Problem(f"{path} is given twice", path, place, hint=f"the first is in line {first.line}; keep one"))
+            walk.problems.append(
+                Problem(f"{path} is given twice", path, place, hint=f"the first is in line {first.line}; keep one")
+            )
         else:
             walk.places[path] = place
             out[word] = _value(walk, value_node, path, depth + 1)
@@ -158,7 +178,12 @@ def _scalar(walk: _Walk, node: Any, key: str) -> Any:
         value = object()
     if not isinstance(value, str | int | float | bool | None):
         walk.problems.append(
-            Problem(f"{key}: {node.tag.replace('tag:yaml.org,2002:', '!!')} is not a value of a recipe", key, walk.place(node), hint="write a plain text, number or true/false")
+            Problem(
+                f"{key}: {node.tag.replace('tag:yaml.org,2002:', '!!')} is not a value of a recipe",
+                key,
+                walk.place(node),
+                hint="write a plain text, number or true/false",
+            )
         )
         return None
     return value
@@ -179,5 +204,8 @@ def _syntax(error: yaml.YAMLError, name: str) -> Problem:
         "expected a single document": "a recipe is one document: remove the second ---",
         "unexpected end": "a bracket or a quote is not closed",
     }
-    hint = next((text for words, text in hints.items() if words in said), "check the indentation and the colons around this line")
+    hint = next(
+        (text for words, text in hints.items() if words in said),
+        "check the indentation and the colons around this line",
+    )
     return Problem(f"not valid YAML: {said}", place=place, hint=hint)

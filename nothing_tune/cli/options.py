@@ -1,0 +1,173 @@
+"""Options that several commands share, the words `[RECIPE] [KEY=VALUE]...`, and what the shell completes for them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from nothing_tune.errors import UsageError
+
+
+def _library(kind: str) -> Callable[[str], list[str]]:
+    def complete(incomplete: str) -> list[str]:
+        from nothing_tune.recipe.library import names
+
+        return [name for name in names(kind) if name.startswith(incomplete)]
+
+    return complete
+
+
+def complete_words(incomplete: str) -> list[str]:
+    """Recipes of the library, and YAML files and folders below the current one."""
+    return [*_library("recipes")(incomplete), *_files(incomplete, (".yaml", ".yml"))]
+
+
+def complete_layers(incomplete: str) -> list[str]:
+    """Layers that `--with` takes: those of the library, and YAML files."""
+    from nothing_tune.recipe.library import LAYER_KINDS, names
+
+    shipped = [f"{kind}/{name}" for kind in LAYER_KINDS for name in names(kind)]
+    return [*(n for n in shipped if n.startswith(incomplete)), *_files(incomplete, (".yaml", ".yml"))]
+
+
+def complete_runs(incomplete: str) -> list[str]:
+    """Ids of the newest runs, and `latest`."""
+    from nothing_tune.artifacts import run_ids, runs_root
+
+    ids = [*reversed(run_ids(runs_root())), "latest"]
+    return [i for i in ids if i.startswith(incomplete)][:50]
+
+
+def _files(incomplete: str, endings: tuple[str, ...]) -> list[str]:
+    folder, _, start = incomplete.rpartition("/")
+    base = folder or ("/" if incomplete.startswith("/") else ".")
+    found = []
+    try:
+        with os.scandir(base) as entries:
+            for entry in entries:
+                if entry.name.startswith(start) and not entry.name.startswith("."):
+                    path = f"{folder}/{entry.name}" if "/" in incomplete else entry.name
+                    if entry.is_dir():
+                        found.append(f"{path}/")
+                    elif entry.name.endswith(endings):
+                        found.append(path)
+    except OSError:
+        return []
+    return sorted(found)
+
+
+Words = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[RECIPE] [KEY=VALUE]...",
+        help="A recipe: a YAML file or a name of the library. Then values that override it: training.learning_rate=1e-4; "
+        "~KEY removes a value.",
+        autocompletion=complete_words,
+        show_default=False,
+    ),
+]
+Gpu = Annotated[
+    str | None,
+    typer.Option(
+        "--gpu",
+        metavar="NAME",
+        help="The GPU to train on [default: the one found here].",
+        autocompletion=_library("gpus"),
+    ),
+]
+Scenario = Annotated[
+    str | None,
+    typer.Option("--scenario", metavar="NAME", help="A scenario, such as debug.", autocompletion=_library("scenarios")),
+]
+With = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--with",
+        metavar="FILE",
+        help="A layer on top of the recipe: a YAML file or a layer of the library; may be given again.",
+        autocompletion=complete_layers,
+    ),
+]
+Unset = Annotated[
+    list[str] | None, typer.Option("--unset", metavar="KEY", help="Remove a value, as ~KEY does; may be given again.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, errors too.")]
+RunsDir = Annotated[
+    str | None,
+    typer.Option("--runs-dir", metavar="DIR", help="Folder of all runs [default: $TUNE_RUNS_DIR, else ./runs]."),
+]
+RunId = Annotated[
+    str,
+    typer.Argument(
+        metavar="RUN_ID",
+        help="A run's id, the start of one, its path, or `latest`.",
+        autocompletion=complete_runs,
+        show_default=False,
+    ),
+]
+
+
+def split_words(words: Sequence[str] | None) -> tuple[str | None, list[str]]:
+    """`(recipe, overrides)` of the words of a command line. `UsageError` when they hold two recipes."""
+    names = [w for w in words or () if not is_override(w)]
+    if len(names) > 1:
+        raise UsageError(
+            f"two recipes are given: {names[0]} and {names[1]}", hint="an override is written KEY=VALUE, without spaces"
+        )
+    return (names[0] if names else None), [w for w in words or () if is_override(w)]
+
+
+def is_override(word: str) -> bool:
+    """Whether a word is `KEY=VALUE` or `~KEY`, not a recipe (a file whose name holds `=` is a recipe)."""
+    if word.startswith("~") and not word.startswith("~/"):
+        return True
+    return "=" in word and not Path(word).is_file()
+
+
+def load(
+    name: str | Path | None,
+    *,
+    gpu: str | None = None,
+    scenario: str | None = None,
+    with_: Sequence[str] | None = None,
+    overrides: Sequence[str] = (),
+    unset: Sequence[str] | None = None,
+) -> Any:
+    """The recipe that a command line means; without `--gpu` the GPU found on this machine is used."""
+    from nothing_tune.recipe import load_recipe
+
+    machine = None
+    if gpu is None:
+        from nothing_tune.recipe.machine import this_machine
+
+        machine = this_machine()
+    return load_recipe(
+        name,
+        gpu=gpu,
+        scenario=scenario,
+        with_=tuple(with_ or ()),
+        overrides=tuple(overrides),
+        unset=tuple(unset or ()),
+        machine=machine,
+    )
+
+
+def command_words(
+    name: str | Path | None,
+    *,
+    gpu: str | None = None,
+    scenario: str | None = None,
+    with_: Sequence[str] | None = None,
+    overrides: Sequence[str] = (),
+) -> str:
+    """The same words as one would type them, to name a variant of a recipe in a message."""
+    parts = [str(name or "base/qlora")]
+    parts += ["--gpu", gpu] if gpu else []
+    parts += ["--scenario", scenario] if scenario else []
+    for layer in with_ or ():
+        parts += ["--with", layer]
+    return " ".join([*parts, *overrides])

@@ -1,0 +1,82 @@
+"""What a running engine tells the world: events.jsonl, and status.json with its heartbeat. Imports nothing heavy."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Any
+
+from nothing_tune.artifacts import HEARTBEAT_S, Run, append_event, finite, read_json, write_json
+from nothing_tune.errors import StorageError
+
+
+class Journal:
+    """Appends events and keeps status.json fresh from a thread of its own, so that training never waits for the disk.
+
+    A change of the status is on disk within a second; without a change the heartbeat is renewed every `HEARTBEAT_S`.
+    """
+
+    def __init__(self, run: Run, attempt: int, **status: Any) -> None:
+        self.run = run
+        self.attempt = attempt
+        before = read_json(run.path / "status.json") or {}
+        kept = {k: before[k] for k in ("created", "started", "recipe", "gpu", "step", "total_steps") if k in before}
+        self._status: dict[str, Any] = {**kept, "attempt": attempt, **status}
+        self._lock = threading.Lock()
+        self._dirty = threading.Event()
+        self._end = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Starts the heartbeat."""
+        self._write()
+        self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
+        self._thread.start()
+
+    def event(self, kind: str, **fields: Any) -> None:
+        """Appends one event of type `kind` with the time and attempt."""
+        append_event(self.run.path / "events.jsonl", {"time": time.time(), "attempt": self.attempt, "type": kind, **fields})
+
+    def warn(self, what: str, hint: str = "") -> None:
+        """Appends a `warning` event: something that the user should know and that does not stop the run."""
+        self.event("warning", what=what, hint=hint)
+
+    def status(self, **fields: Any) -> None:
+        """Changes fields of status.json; written within a second."""
+        with self._lock:
+            self._status.update(fields)
+        self._dirty.set()
+
+    def state(self, state: str) -> None:
+        """Moves the run to `state`: an event, and status.json at once."""
+        self.event("state", state=state)
+        self.status(state=state)
+        self._write()
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """A field of the status as it stands."""
+        return self._status.get(key, default)
+
+    def close(self) -> None:
+        """Ends the heartbeat; the last status stays."""
+        self._end.set()
+        self._dirty.set()
+        if self._thread is not None:
+            self._thread.join()
+
+    def _beat(self) -> None:
+        while not self._end.is_set():
+            self._dirty.wait(HEARTBEAT_S)
+            self._dirty.clear()
+            if self._end.is_set():
+                return
+            try:
+                self._write()
+            except StorageError:  # the training thread meets the same disk, and says so
+                pass
+            self._end.wait(1.0)
+
+    def _write(self) -> None:
+        with self._lock:
+            self._status["heartbeat"] = time.time()
+            write_json(self.run.path / "status.json", finite(self._status))

@@ -1,0 +1,187 @@
+"""Trainer callbacks: they report to the journal and the tracker, stop on request, and stop early."""
+
+from __future__ import annotations
+
+import math
+import resource
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from transformers import TrainerCallback
+
+from nothing_tune.engine.journal import Journal
+from nothing_tune.errors import Diverged
+from nothing_tune.trackers import Sink
+
+if TYPE_CHECKING:
+    from nothing_tune.engine.train import Trainer
+
+NON_FINITE_LOGS = 3
+"""A run ends as diverged after this many loss logs in a row that are not finite."""
+FINAL_KEYS = frozenset({"train_runtime", "total_flos", "train_loss"})
+
+
+class Progress(TrainerCallback):
+    """Writes every log, evaluation and step to events.jsonl and status.json, and to the tracker."""
+
+    def __init__(self, journal: Journal, sinks: Sequence[Sink]) -> None:
+        self.journal = journal
+        self.sinks = list(sinks)
+        self.trainer: Trainer | None = None
+        self.first_step_at: float | None = None
+        self.first_loss: float | None = None
+        self.last_loss: float | None = None
+        self.last_eval: dict[str, float] = {}
+        self._bad = 0
+        self._clock = time.monotonic()
+        self._start_step = 0
+        self._last_tokens = 0
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self._clock = self._began = time.monotonic()
+        self._start_step = state.global_step
+        assert self.trainer is not None
+        self._last_tokens = self.trainer._total_train_tokens
+        self.journal.status(step=state.global_step, total_steps=state.max_steps, epoch=state.epoch or 0.0)
+        self.journal.state("running")
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if self.first_step_at is None:
+            self.first_step_at = time.time()
+        self.journal.status(step=state.global_step, epoch=state.epoch)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
+        metrics = {k: v for k, v in (logs or {}).items() if k not in ("epoch", "step")}
+        if FINAL_KEYS & metrics.keys():
+            return
+        if any(k.startswith("eval_") for k in metrics):
+            return  # on_evaluate reports these
+        now, trainer = time.monotonic(), self.trainer
+        assert trainer is not None
+        tokens = trainer._total_train_tokens
+        elapsed = max(now - self._clock, 1e-9)
+        done = state.global_step - self._start_step
+        rate = (now - self._began) / max(done, 1)
+        extra = {
+            "tokens_per_s": (tokens - self._last_tokens) / elapsed,
+            "num_tokens": tokens,
+            "memory_gib": memory_gib(),
+            "eta_s": rate * max(state.max_steps - state.global_step, 0),
+        }
+        self._clock, self._last_tokens = now, tokens
+        self.journal.event("log", step=state.global_step, epoch=state.epoch, metrics=metrics, **extra)
+        if "loss" in metrics:
+            self.last_loss = metrics["loss"]
+            if self.first_loss is None:
+                self.first_loss = metrics["loss"]
+            self.journal.status(loss=metrics["loss"])
+            self._bad = 0 if math.isfinite(metrics["loss"]) else self._bad + 1
+        self._send({**metrics, **extra}, state.global_step)
+        if self._bad >= NON_FINITE_LOGS:
+            raise Diverged(
+                f"the loss was not finite {self._bad} times in a row, last at step {state.global_step}",
+                hint="lower training.learning_rate, or look at the rows of that step",
+            )
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, metrics: dict[str, Any] | None = None, **_: Any) -> None:
+        found = {k: v for k, v in (metrics or {}).items() if k != "epoch"}
+        self.last_eval = found
+        self.journal.event("eval", step=state.global_step, epoch=state.epoch, metrics=found)
+        self.journal.status(eval_loss=found.get("eval_loss"))
+        self._send(found, state.global_step)
+
+    def _send(self, metrics: dict[str, Any], step: int) -> None:
+        numbers = {k: v for k, v in metrics.items() if isinstance(v, int | float)}
+        for sink in list(self.sinks):
+            try:
+                sink.log(numbers, step)
+            except Exception as error:  # a tracker never ends a run
+                self.sinks.remove(sink)
+                self.journal.warn(f"the tracker is switched off for this run: {type(error).__name__}: {error}", "training goes on")
+
+
+class Stop(TrainerCallback):
+    """Serves a stop request at the end of an optimizer step, where a checkpoint is exact; saves first."""
+
+    def __init__(self) -> None:
+        self.requested: int | None = None
+        self.served = False
+        self.trainer: Trainer | None = None
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if self.requested is None or state.global_step >= state.max_steps:
+            return
+        self.served = True
+        control.should_training_stop = True
+        if not _epoch_ends(state):
+            control.should_save = True
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if not self.served:
+            return
+        assert self.trainer is not None
+        if _epoch_ends(state):  # evaluation due at the end of the epoch still happens, as it would have
+            control.should_save = self.trainer.saved_step != state.global_step or control.should_evaluate
+        else:
+            control.should_evaluate = control.should_save = control.should_log = False
+
+
+class EarlyStop(TrainerCallback):
+    """Stops when the metric has not improved by more than `threshold` in `patience` evaluations, as transformers counts.
+
+    The count is made anew from the history that the checkpoint carries, so that a resumed run stops at the same step.
+    """
+
+    def __init__(self, journal: Journal, patience: int, threshold: float, metric: str, greater: bool) -> None:
+        self.journal = journal
+        self.patience, self.threshold, self.metric, self.greater = patience, threshold, metric, greater
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        values = [row[self.metric] for row in state.log_history if self.metric in row]
+        waited = patience_used(values, self.threshold, self.greater)
+        if waited >= self.patience:
+            control.should_training_stop = True
+            self.journal.event(
+                "early_stop", step=state.global_step, epoch=state.epoch,
+                what=f"{self.metric} has not improved by more than {self.threshold} in {waited} evaluations",
+            )  # fmt: skip
+
+
+def patience_used(values: list[float], threshold: float, greater: bool) -> int:
+    """Evaluations since the last one that was better than the best before it by more than `threshold`."""
+    best: float | None = None
+    waited = 0
+    for value in values:
+        better = best is None or (value > best if greater else value < best)
+        if best is None or (better and abs(value - best) > threshold):
+            waited = 0
+        else:
+            waited += 1
+        if better:
+            best = value
+    return waited
+
+
+def best_entry(history: list[dict[str, Any]], metric: str, greater: bool) -> dict[str, Any] | None:
+    """The first entry of a log history with the best finite `metric`; None when none has it."""
+    best: dict[str, Any] | None = None
+    for row in history:
+        value = row.get(metric)
+        if value is None or not math.isfinite(value):
+            continue
+        if best is None or (value > best[metric] if greater else value < best[metric]):
+            best = row
+    return best
+
+
+def memory_gib() -> float:
+    """Peak memory so far in GiB: what torch allocated on the GPU, or the resident size of the process on a CPU."""
+    if torch.cuda.is_available():
+        return float(torch.cuda.max_memory_allocated()) / 2**30
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+def _epoch_ends(state: Any) -> bool:
+    return state.epoch is not None and float(state.epoch).is_integer()

@@ -1,0 +1,201 @@
+"""One training session: from the plan to the handed over adapter. Heavy: imported by the worker once the environment is set."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+
+from nothing_tune import trackers
+from nothing_tune.artifacts import Run, read_json, write_json
+from nothing_tune.engine import build, chat_templates, checkpoint, data, handover, starts
+from nothing_tune.engine import train as training
+from nothing_tune.engine.journal import Journal
+from nothing_tune.engine.progress import EarlyStop, Progress, Stop
+from nothing_tune.errors import ResumeRefused
+from nothing_tune.plan.model import Plan
+
+
+def train(run: Run, plan: Plan, journal: Journal, interrupts: Any, phases: dict[str, float], outcome: dict[str, Any]) -> bool:
+    """Trains `run`, continuing at its newest complete checkpoint, and hands over the result; True when it was stopped first.
+
+    Args:
+        interrupts: The worker's signal keeper; while training it passes requests to `Stop`.
+        phases: Filled with the seconds that each phase took.
+        outcome: Filled with the parts of result.json that are known here, as they become known.
+    """
+    phase = _Phases(phases)
+    resume, faults = checkpoint.newest(run.checkpoints)
+    for fault in faults:
+        journal.warn(fault, "training goes on at an older checkpoint" if resume else "training starts anew")
+    evaluate = str(plan.training.get("eval_strategy") or "no") != "no"
+    with phase("data"):
+        rows = data.load(plan.data, evaluate)
+        tok = build.tokenizer(plan)
+    conversational = rows.format == "messages" or (rows.format == "prompt-completion" and isinstance(rows.train[0]["prompt"], list))
+    config = build.sft_config(plan, run.checkpoints, assistant_only=rows.format == "messages")
+    wanted = plan.data.get("chat_template") or plan.model.get("chat_template")
+    sample = rows.train.select(range(min(chat_templates.ROWS, len(rows.train)))).to_list() if conversational else []
+    template = chat_templates.choose(tok, wanted, conversational, bool(config.assistant_only_loss), sample, _date(journal))
+    with phase("model"):
+        peft_config = build.peft_config(plan)
+        base = build.model(plan)
+        build.add_tokens(base, tok, peft_config, template.added)
+    with phase("trainer"):
+        trainer = _trainer(run, plan, base, tok, peft_config, config, rows, template, resume)
+        training.settings(trainer, plan, journal)
+        training.cast_trainable(trainer.model, plan.trainable_dtype)
+    _report_start(plan, trainer, rows, template, journal)
+    if resume is not None:
+        journal.event("resume", step=int(resume.name.split("-")[1]), path=str(resume.relative_to(run.path)))
+
+    sinks = _sinks(run, plan, journal, resume)
+    progress, stop = Progress(journal, sinks), Stop()
+    progress.trainer = stop.trainer = trainer
+    trainer.add_callback(training.Restore(trainer, resume))
+    trainer.add_callback(progress)
+    if plan.monitor.get("early_stopping_patience") and evaluate:
+        trainer.add_callback(
+            EarlyStop(
+                journal, int(plan.monitor["early_stopping_patience"]), float(plan.monitor.get("early_stopping_threshold") or 0.0),
+                trainer.metric, trainer.greater,
+            )
+        )  # fmt: skip
+    trainer.add_callback(stop)
+    trainer.remove_callback(transformers.PrinterCallback)
+    interrupts.training = stop
+    try:
+        with phase("train"):
+            trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+    finally:
+        interrupts.training = None
+        outcome |= {"step": trainer.state.global_step, "epoch": trainer.state.epoch}
+        if progress.first_step_at is not None:
+            outcome["first_step_s"] = progress.first_step_at - journal.get("started", progress.first_step_at)
+        outcome["metrics"] = _metrics(trainer)
+        for sink in progress.sinks:
+            with contextlib.suppress(Exception):  # a tracker never ends a run
+                sink.finish()
+    if stop.served:
+        return True
+    with phase("handover"):
+        result, best = handover.hand_over(run, plan, trainer, tok)
+    if best is not None:
+        outcome["metrics"] |= {f"best_{trainer.metric}": best[trainer.metric], "best_step": result.step, "best_epoch": result.epoch}
+        journal.event("best", step=result.step, epoch=result.epoch, **{trainer.metric: best[trainer.metric]})
+        journal.status(best_step=result.step)
+    outcome |= {"adapter": run.adapter.name, "digest": result.digest, "notes": result.notes}
+    return False
+
+
+class _Phases:
+    def __init__(self, seconds: dict[str, float]) -> None:
+        self.seconds = seconds
+
+    @contextlib.contextmanager
+    def __call__(self, name: str) -> Iterator[None]:
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            self.seconds[name] = time.monotonic() - began
+
+
+def _trainer(
+    run: Run, plan: Plan, base: Any, tok: Any, peft_config: Any, config: Any, rows: data.Data, template: chat_templates.Choice, resume: Path | None
+) -> training.Trainer:
+    """The trainer; PiSSA and OLoRA starts are recorded on a first start and replayed when the run resumes."""
+    start = run.path / starts.FILE
+    moves = str((plan.peft or {}).get("init_lora_weights", "")).lower().startswith(build.MOVES_BASE)
+    if moves and resume is not None and not start.is_file():
+        raise ResumeRefused(f"{start.name} is gone, and without it the base weights of the run cannot be made again", hint="start a new run")
+    tok.chat_template = template.train or template.own
+    with starts.replayed(start) if moves and resume is not None else starts.recorded(start) as write:
+        trainer = training.Trainer(
+            model=base,
+            args=config,
+            train_dataset=rows.train,
+            eval_dataset=rows.eval,
+            processing_class=tok,
+            peft_config=peft_config,
+        )
+    if write is not None:
+        write(trainer.model)
+    tok.chat_template = template.own
+    head = trainer.model.get_output_embeddings()
+    if template.added and not hasattr(head, "bias"):
+        head.__dict__["bias"] = None  # TRL's fused head reads it, PEFT's token wrapper hides it
+    return trainer
+
+
+def _report_start(plan: Plan, trainer: training.Trainer, rows: data.Data, template: chat_templates.Choice, journal: Journal) -> None:
+    import pyarrow.compute as compute
+
+    model = trainer.model
+    trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    total = sum(p.numel() * (2 if type(p).__name__ == "Params4bit" else 1) for p in model.parameters())
+    supervised = None
+    with contextlib.suppress(Exception):
+        labels = trainer.train_dataset.with_format("arrow")[:]["labels"]
+        supervised = compute.sum(compute.not_equal(compute.list_flatten(labels), -100)).as_py()
+    dropped = len(rows.train) - len(trainer.train_dataset)
+    if dropped > 0 and not trainer.args.packing:
+        journal.warn(
+            f"{dropped} of {len(rows.train)} rows were dropped: within training.max_length ({trainer.args.max_length} tokens) nothing of them is learned",
+            "raise training.max_length, or shorten the prompts",
+        )
+    journal.event(
+        "start",
+        train_rows=len(rows.train),
+        eval_rows=len(rows.eval) if rows.eval is not None else 0,
+        train_sequences=len(trainer.train_dataset),
+        trainable_parameters=trainable,
+        total_parameters=total,
+        supervised_tokens=supervised,
+        device=str(trainer.args.device),
+        dtype=str((plan.model.get("init") or {}).get("dtype")),
+        precision_reason=plan.why.get("SFTConfig.bf16") or plan.why.get("training.bf16"),
+        chat_template=template.source,
+        format=rows.format,
+    )
+    machine: dict[str, Any] = {"torch": torch.__version__, "threads": torch.get_num_threads(), "device": str(trainer.args.device), "cpus": os.cpu_count()}
+    if torch.cuda.is_available():
+        machine |= {"gpu": torch.cuda.get_device_name(0), "memory_gib": torch.cuda.get_device_properties(0).total_memory / 2**30}
+    write_json(journal.run.path / "machine.json", {**(read_json(journal.run.path / "machine.json") or {}), "engine": machine})
+
+
+def _sinks(run: Run, plan: Plan, journal: Journal, resume: Path | None) -> list[trackers.Sink]:
+    name = str(plan.tracking.get("tracker") or "none")
+    settings = {**plan.tracking, "resume_step": int(resume.name.split("-")[1]) + 1 if resume else None}
+    label = str(plan.training.get("run_name") or plan.tracking.get("run_name") or run.id)
+    config = trackers.public({k: plan.values.get(k) for k in ("name", "model", "data", "quantization", "peft", "training") if k in plan.values})
+    try:
+        return [trackers.find(name).start(settings, run.id, label, config, run.path / "tracking")]
+    except Exception as error:  # a tracker never ends a run
+        journal.warn(f"the tracker {name} cannot start: {type(error).__name__}: {error}", "training goes on without it")
+        return []
+
+
+def _metrics(trainer: training.Trainer) -> dict[str, Any]:
+    history = trainer.state.log_history
+    losses = [row["loss"] for row in history if "loss" in row]
+    evals = [row["eval_loss"] for row in history if "eval_loss" in row]
+    out: dict[str, Any] = {"num_tokens": trainer._total_train_tokens, "trained_s": trainer.trained_s()}
+    if losses:
+        out |= {"first_loss": losses[0], "last_loss": losses[-1]}
+    if trainer.state.global_step:
+        out["train_loss"] = trainer._total_loss_scalar / trainer.state.global_step
+    if evals:
+        out |= {"first_eval_loss": evals[0], "eval_loss": evals[-1]}
+    return out
+
+
+def _date(journal: Journal) -> str:
+    """The day the run was made, as chat templates print it: a run that is resumed another day must see the same rows."""
+    return time.strftime("%d %b %Y", time.localtime(journal.get("created") or time.time()))

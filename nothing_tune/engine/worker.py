@@ -1,0 +1,188 @@
+"""The process that trains one run: `python -m nothing_tune.engine.worker RUN_DIR`, started by the supervisor.
+
+Phases: data, model, trainer, train, handover. Environment variables that libraries read while they are imported are
+set first, which is why the heavy imports stand inside functions.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import re
+import signal
+import socket
+import sys
+import time
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from nothing_tune.artifacts import Run, write_json
+from nothing_tune.engine.journal import Journal
+from nothing_tune.errors import Preempted, Stopped, TuneError, UsageError
+from nothing_tune.plan.model import Plan
+
+ENVIRONMENT = {
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "TRANSFORMERS_VERBOSITY": "warning",
+}
+"""Set unless the user has set them."""
+_ENV = re.compile(r"\$\{oc\.env:\s*([A-Za-z_]\w*)\s*(?:,([^}]*))?\}")
+
+
+class Interrupts:
+    """SIGINT and SIGTERM: raised at once while nothing is being trained, kept for the end of the step while it is."""
+
+    def __init__(self) -> None:
+        self.number: int | None = None
+        self.training: Any = None
+
+    def install(self) -> None:
+        """Takes both signals over; `restore` gives them back."""
+        self.before = {n: signal.signal(n, self._serve) for n in (signal.SIGINT, signal.SIGTERM)}
+
+    def ignore(self) -> None:
+        """From here on the result is being written: nothing may interrupt it."""
+        for number in self.before:
+            signal.signal(number, signal.SIG_IGN)
+
+    def restore(self) -> None:
+        """Gives the signals back to whoever had them."""
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+
+    def _serve(self, number: int, _: FrameType | None) -> None:
+        self.number = number
+        if self.training is None:
+            raise self.error()
+        self.training.requested = number
+
+    def error(self) -> TuneError:
+        """The error that the signal received stands for."""
+        if self.number == signal.SIGINT:
+            return Stopped("stopped by the user")
+        return Preempted("ended from outside (SIGTERM)", hint="the same command continues")
+
+
+def main(path: Path) -> int:
+    """Trains the run at `path` to its end, writes result.json, returns the exit code."""
+    _die_with_supervisor()
+    run = Run(path)
+    attempt = int(os.environ.get("TUNE_ATTEMPT") or 1)
+    started = time.time()
+    interrupts = Interrupts()
+    interrupts.install()
+    phases: dict[str, float] = {}
+    outcome: dict[str, Any] = {}
+    journal: Journal | None = None
+    code, error = 1, None
+    try:
+        plan = Plan.from_json(with_environment(run.plan()))
+        supervisor = int(os.environ.get("TUNE_SUPERVISOR") or os.getpid())
+        journal = Journal(
+            run, attempt, state="starting", recipe=plan.name, gpu=plan.gpu.get("name"), pid=supervisor, worker=os.getpid(),
+            host=socket.gethostname(), started=started,
+        )  # fmt: skip
+        journal.start()
+        prepare_environment(plan, journal)
+        with _phase(phases, "imports"):
+            import nothing_tune.engine.session as session
+        stopped = session.train(run, plan, journal, interrupts, phases, outcome)
+        if stopped:
+            raise interrupts.error()
+        code, state = 0, "done"
+    except BaseException as caught:  # the one place where a run's errors end
+        traceback.print_exc()
+        from nothing_tune.engine.failures import report
+
+        code, error = report(caught)
+        state = {75: "preempted", 130: "stopped"}.get(code, "failed")
+    result = {
+        "state": state,
+        "exit_code": code,
+        "attempt": attempt,
+        "error": error,
+        "step": outcome.get("step", journal.get("step") if journal else None),
+        "epoch": outcome.get("epoch", journal.get("epoch") if journal else None),
+        "metrics": outcome.get("metrics", {}),
+        "adapter": outcome.get("adapter"),
+        "digest": outcome.get("digest"),
+        "notes": outcome.get("notes", []),
+        "duration_s": time.time() - started,
+        "first_step_s": outcome.get("first_step_s"),
+        "phases": phases,
+    }
+    interrupts.ignore()
+    if journal is not None:
+        with contextlib.suppress(TuneError):
+            journal.event("end", state=state, step=result["step"], epoch=result["epoch"], exit_code=code)
+            journal.state(state)
+        journal.close()
+    write_json(run.path / "result.json", result)
+    interrupts.restore()
+    return code
+
+
+def with_environment(plan: dict[str, Any]) -> dict[str, Any]:
+    """`plan` with `${oc.env:NAME}` and `${oc.env:NAME,default}` in its model and data replaced by this machine's values."""
+
+    def replace(match: re.Match[str]) -> str:
+        name, default = match.group(1), match.group(2)
+        value = os.environ.get(name, default)
+        if value is None:
+            raise UsageError(f"the recipe reads the environment variable {name}, which is not set here", hint=f"export {name}=...")
+        return value.strip()
+
+    def walk(value: Any) -> Any:
+        if isinstance(value, str):
+            return _ENV.sub(replace, value)
+        if isinstance(value, dict):
+            return {k: walk(v) for k, v in value.items()}
+        return [walk(v) for v in value] if isinstance(value, list) else value
+
+    return {**plan, "model": walk(plan.get("model")), "data": walk(plan.get("data"))}
+
+
+def prepare_environment(plan: Plan, journal: Journal) -> None:
+    """Sets what libraries read at import, and shows exactly one GPU to a run that trains in one process."""
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    if plan.training.get("use_cpu"):
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+        return
+    if plan.world_size > 1:
+        return
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    gpus = visible.split(",") if visible is not None else [str(i) for i in range(len(list(Path("/dev").glob("nvidia[0-9]*"))))]
+    if len(gpus) > 1:
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpus[0]
+        journal.warn(
+            f"{len(gpus)} GPUs are visible; this run trains on one, number {gpus[0]}", "set CUDA_VISIBLE_DEVICES to choose another"
+        )
+
+
+@contextlib.contextmanager
+def _phase(phases: dict[str, float], name: str) -> Iterator[None]:
+    began = time.monotonic()
+    try:
+        yield
+    finally:
+        phases[name] = time.monotonic() - began
+
+
+def _die_with_supervisor() -> None:
+    """Asks the kernel to send SIGTERM when the supervisor dies, so that no worker trains on unwatched. Linux only."""
+    if "TUNE_SUPERVISOR" not in os.environ:
+        return
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(1, signal.SIGTERM)
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1])))

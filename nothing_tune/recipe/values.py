@@ -1,0 +1,165 @@
+"""Checks one value against what its key allows: type, choices, range. Each answer says what is wrong and the cure."""
+
+from __future__ import annotations
+
+import re
+from difflib import get_close_matches
+from typing import Any
+
+from nothing_tune.recipe.ranges import RANGES, Range, words
+from nothing_tune.recipe.schema import Field
+from nothing_tune.recipe.secret import masked
+from nothing_tune.recipe.upstream import Option, options
+
+WORDS = {
+    "bool": "true or false",
+    "int": "a whole number",
+    "float": "a number",
+    "str": "a text",
+    "list": "a list",
+    "list[str]": "a list of texts",
+    "list[int]": "a list of whole numbers",
+    "dict": "a mapping",
+    "null": "null",
+}
+DERIVED = ("training.fp16", "training.use_cpu", "quantization.bnb_4bit_compute_dtype")
+"""Keys that null leaves to the plan, whatever upstream says of null."""
+PATTERNS = {"peft.init_lora_weights": r"pissa_niter_\d+", "model.attn_implementation": r"[\w.-]+/[\w.@-]+(:\w+)?"}
+"""Texts that are valid besides the choices."""
+HINTS = {
+    "training.max_length": "null switches the limit off",
+    "monitor.early_stopping_patience": "null never ends a run early",
+    "training.save_total_limit": "null leaves the number to checkpoint.keep",
+    "training.max_steps": "-1 leaves the length to num_train_epochs",
+    "data.max_samples": "null is all of them",
+}
+
+Spec = Field | Option
+Answer = tuple[str, str]
+
+
+def children(spec: Spec) -> dict[str, Any] | None:
+    """The keys below a key; None when any are allowed."""
+    if isinstance(spec, Field):
+        return spec.fields
+    return dict(options(spec.fields)) if spec.fields else None
+
+
+def problem(key: str, spec: Spec, value: Any) -> Answer | None:
+    """`(what, hint)` when `value` cannot stand at `key`; None when it can."""
+    if key in DERIVED and value is None:
+        return None
+    if not any(_is(value, t) for t in spec.types):
+        return _wrong_type(key, spec, value)
+    choices = spec.choices
+    for text in value if isinstance(value, list) else [value]:
+        if (
+            choices
+            and isinstance(text, str)
+            and text not in choices
+            and not re.fullmatch(PATTERNS.get(key, "(?!)"), text)
+        ):
+            return _wrong_choice(key, text, [c for c in choices if "[" not in c])
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        allowed = RANGES.get(key) if isinstance(spec, Option) else Range(spec.low, spec.high, spec.above, spec.below)
+        if value != value or value in (float("inf"), float("-inf")):
+            return f"{key} must be a finite number, not {value}", ""
+        if allowed and not allowed.holds(value):
+            return f"{key} must be {allowed}, not {words(value)}", HINTS.get(key, "")
+    return None
+
+
+def kinds(types: tuple[str, ...]) -> str:
+    """Types in words: `a number or null`."""
+    if {"any"} & set(types):
+        return "any value"
+    return " or ".join(WORDS[t] for t in types if t in WORDS)
+
+
+def _is(value: Any, kind: str) -> bool:
+    if kind == "any":
+        return True
+    if kind == "null":
+        return value is None
+    if kind == "bool":
+        return isinstance(value, bool)
+    if kind == "int":
+        return isinstance(value, int) and not isinstance(value, bool)
+    if kind == "float":
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    if kind == "str":
+        return isinstance(value, str)
+    if kind == "dict":
+        return isinstance(value, dict)
+    if not isinstance(value, list):
+        return False
+    inner = kind[5:-1]
+    return not inner or inner not in WORDS or all(_is(item, inner) for item in value)
+
+
+def _wrong_type(key: str, spec: Spec, value: Any) -> Answer:
+    what = f"{key} must be {kinds(spec.types)}, not {_told(value)}"
+    types, text = set(spec.types), str(value)
+    if isinstance(value, str):
+        if types & {"int", "float"} and _number(text):
+            return what, f"write {text.strip()} without quotes"
+        if "bool" in types and text.lower() in ("true", "false", "yes", "no", "on", "off"):
+            return what, f"write {'true' if text.lower() in ('true', 'yes', 'on') else 'false'} without quotes"
+        if "list[str]" in types:
+            return what, f"write [{masked(text)[1:-1]}]"
+        if "null" in types and text.lower() in ("none", "~", ""):
+            return what, "write null"
+        if spec.choices:
+            return what, f"one of: {', '.join(spec.choices[:12])}"
+    elif isinstance(value, bool):
+        if "str" in types:
+            return what, "YAML reads on, off, yes and no as true or false: quote the word"
+        if types & {"int", "float"}:
+            return what, ""
+    elif value is None:
+        return what, f"remove the line, or remove the value with ~{key}"
+    elif isinstance(value, int | float):
+        if "bool" in types and value in (0, 1):
+            return what, f"write {'true' if value else 'false'}"
+        if "int" in types and float(value).is_integer():
+            return what, f"write {int(value)}"
+        if "str" in types:
+            return what, f'quote it: "{text}"'
+        if "list[int]" in types or "list[str]" in types:
+            return what, f"write [{text}]"
+    elif isinstance(value, list) and types & {"list[str]"}:
+        bad = next((i for i in value if not isinstance(i, str)), None)
+        return what, f'quote what is no word: "{bad}"' if isinstance(bad, int | float | bool) else ""
+    elif isinstance(value, list) and len(value) == 1 and "list" not in types:
+        return what, f"write {masked(value[0])} without brackets"
+    return what, ""
+
+
+def _wrong_choice(key: str, text: str, choices: list[str]) -> Answer:
+    lower = {c.lower(): c for c in choices}
+    near = get_close_matches(text.lower(), list(lower), n=2, cutoff=0.55)
+    what = f"{key}: {masked(text)} is not one of its values"
+    if near:
+        return what, f"did you mean {' or '.join(lower[n] for n in near)}?"
+    more = ", ..." if len(choices) > 12 else ""
+    return what, f"one of: {', '.join(choices[:12])}{more}"
+
+
+def _told(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str):
+        return f"the text {masked(value)}"
+    if isinstance(value, dict):
+        return "a mapping"
+    if isinstance(value, list):
+        return f"the list {masked(value)}"
+    return "null" if value is None else words(value) if isinstance(value, float) else str(value)
+
+
+def _number(text: str) -> bool:
+    try:
+        float(text.replace("_", ""))
+    except ValueError:
+        return False
+    return True

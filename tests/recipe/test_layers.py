@@ -1,0 +1,126 @@
+"""Layers: the order in which they win, what they leave behind, and what each value remembers of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from nothing_tune.errors import RecipeError
+from nothing_tune.recipe import load_recipe
+from nothing_tune.recipe.model import leaves
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def write(folder: Path, **files: str) -> None:
+    for name, body in files.items():
+        (folder / f"{name.replace('__', '/')}.yaml").write_text(body)
+
+
+BODY = """\
+layers: [below]
+name: mine
+training: {learning_rate: 3e-4}
+gpus:
+  t4: {training: {learning_rate: 4e-4}}
+scenarios:
+  debug: {training: {learning_rate: 5e-4}}
+"""
+
+
+def test_later_layers_win_in_the_documented_order(folder: Path) -> None:
+    write(
+        folder,
+        below="layers: [methods/qlora]\ntraining: {learning_rate: 1e-4, seed: 1}\n",
+        recipe=BODY,
+        extra="training: {learning_rate: 6e-4}\n",
+    )
+
+    def rate(**how: object) -> float:
+        return float(load_recipe("recipe.yaml", **{"gpu": "l4", **how}).get("training.learning_rate"))  # type: ignore[arg-type]
+
+    assert rate() == 3e-4
+    assert rate(gpu="t4") == 4e-4
+    assert rate(gpu="t4", scenario="debug") == 5e-4
+    assert rate(gpu="t4", scenario="debug", with_=["extra.yaml"]) == 6e-4
+    assert rate(gpu="t4", scenario="debug", with_=["extra.yaml"], overrides=["training.learning_rate=7e-4"]) == 7e-4
+
+
+def test_every_leaf_has_an_origin_with_all_it_shadowed(folder: Path) -> None:
+    write(folder, below="layers: [methods/qlora]\ntraining: {learning_rate: 1e-4}\n", recipe=BODY)
+    recipe = load_recipe("recipe.yaml", gpu="t4", overrides=["training.learning_rate=7e-4"])
+    assert set(recipe.origins) == set(leaves(recipe.values))
+    origin = recipe.origins["training.learning_rate"]
+    assert (origin.layer, origin.n, origin.value, origin.place) == ("command line", origin.of, 7e-4, None)
+    assert [(o.layer, o.value) for o in origin.shadowed[1:]] == [
+        ("below.yaml", 1e-4),
+        ("recipe.yaml", 3e-4),
+        ("recipe.yaml gpus.t4", 4e-4),
+    ]
+    assert str(origin.shadowed[-1].place) == "recipe.yaml:5:34"
+
+
+def test_null_switches_a_section_off_and_replace_starts_it_anew(folder: Path) -> None:
+    write(
+        folder, plain="layers: [methods/qlora]\npeft: null\n", recipe="layers: [plain]\npeft: {peft_type: LORA, r: 4}\n"
+    )
+    recipe = load_recipe("recipe.yaml", gpu="cpu")
+    assert recipe.get("peft") == {"peft_type": "LORA", "r": 4}
+    assert not [k for k in recipe.origins if k == "peft"]
+    write(folder, recipe="layers: [methods/qlora]\nreplace: [peft]\npeft: {peft_type: IA3}\n")
+    assert load_recipe("recipe.yaml", gpu="cpu").get("peft") == {"peft_type": "IA3"}
+
+
+def test_a_file_named_twice_counts_once(folder: Path) -> None:
+    write(folder, a="layers: [methods/qlora]\ntraining: {seed: 5}\n", recipe="layers: [a, methods/qlora]\n")
+    assert load_recipe("recipe.yaml", gpu="cpu").get("training.seed") == 5
+
+
+def test_unset_removes_and_says_when_there_is_nothing(folder: Path) -> None:
+    write(folder, recipe="layers: [methods/qlora]\n")
+    assert (
+        load_recipe("recipe.yaml", gpu="cpu", overrides=["~training.seed", "training.data_seed=1"]).get("training.seed")
+        is None
+    )
+    with pytest.raises(RecipeError) as caught:
+        load_recipe("recipe.yaml", gpu="cpu", unset=["training.sed"])
+    assert str(caught.value).splitlines()[0] == "error: ~training.sed removes nothing: no layer sets training.sed"
+
+
+def test_environment_variables_stay_unresolved(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WHERE", "/secret")
+    write(folder, recipe="layers: [methods/qlora]\ndata:\n  train: ${oc.env:WHERE}/rows.jsonl\n  eval: ${data.train}\n")
+    recipe = load_recipe("recipe.yaml", gpu="cpu")
+    assert recipe.get("data.train") == recipe.get("data.eval") == "${oc.env:WHERE}/rows.jsonl"
+
+
+def test_interpolation_reaches_the_gpu(folder: Path) -> None:
+    write(folder, recipe="layers: [methods/qlora]\ntraining: {run_name: 'marco-lora-${gpu.slug}'}\n")
+    assert load_recipe("recipe.yaml", gpu="t4").get("training.run_name") == "marco-lora-tesla-t4"
+
+
+def test_paths_are_meant_relative_to_their_file(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "deep").mkdir()
+    (folder / "deep" / "rows.jsonl").write_text('{"text": "x"}\n')
+    write(folder, deep__recipe="layers: [methods/qlora]\ndata: {train: rows.jsonl, eval: elsewhere.jsonl}\n")
+    recipe = load_recipe("deep/recipe.yaml", gpu="cpu")
+    assert recipe.get("data.train") == str(folder / "deep" / "rows.jsonl")
+    assert recipe.get("data.eval") == "elsewhere.jsonl"
+
+
+def test_the_generic_gpu_is_filled_from_the_driver() -> None:
+    facts = {"slug": "nvidia-future", "memory_gb": 99.0, "bf16": True}
+    recipe = load_recipe("quickstart", machine={"name": "cuda", "facts": facts})
+    assert recipe.get("gpu.slug") == "nvidia-future"
+    assert recipe.origins["gpu.memory_gb"].layer == "this machine"
+
+
+def test_a_recipe_may_name_its_gpu(folder: Path) -> None:
+    write(folder, recipe="layers: [methods/qlora]\ngpu: {name: t4}\n")
+    assert load_recipe("recipe.yaml", machine={"name": "l4"}).get("gpu.slug") == "tesla-t4"
+    assert load_recipe("recipe.yaml", gpu="l4", machine={"name": "cpu"}).get("gpu.memory_gb") == 24

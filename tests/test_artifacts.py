@@ -1,0 +1,105 @@
+"""Run directories: found by id, prefix or `latest`; written whole or not at all; read while they are written."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from nothing_tune import artifacts
+from nothing_tune.artifacts import Run, append_event, create_run, find_run, new_run_id, read_json, run_ids, write_json
+from nothing_tune.errors import StorageError, UsageError
+
+IDS = ["20261101-120000-marco-t4-aaaa", "20261102-120000-marco-l4-bbbb", "20261102-130000-quickstart-cpu-cccc"]
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    for run_id in IDS:
+        create_run(tmp_path, run_id)
+    return tmp_path
+
+
+def test_ids_name_date_recipe_and_gpu() -> None:
+    made = new_run_id("templates/Quick Start", "a100-40gb", datetime(2026, 11, 20, 21, 45, tzinfo=UTC))
+    assert made.rpartition("-")[0] == "20261120-214500-templates-quick-start-a100-40gb"
+    assert artifacts.RUN_ID.match(made)
+
+
+@pytest.mark.parametrize(
+    ("name", "found"), [("latest", 2), (IDS[0], 0), ("20261101", 0), ("20261102-13", 2), ("20261102-120000-m", 1)]
+)
+def test_a_run_is_named_by_id_prefix_or_latest(root: Path, name: str, found: int) -> None:
+    assert find_run(name, root).id == IDS[found]
+
+
+@pytest.mark.parametrize(
+    ("name", "lines"),
+    [
+        ("20261102", [f"error: '20261102' names 2 runs: {IDS[1]}, {IDS[2]}", "  hint: give more of the id"]),
+        ("20261101-120000-marco-t4-aaab", [f"  hint: nearest: {IDS[0]}, {IDS[1]}, {IDS[2]}"]),
+    ],
+)
+def test_a_name_that_is_none_names_near_ids(root: Path, name: str, lines: list[str]) -> None:
+    with pytest.raises(UsageError) as caught:
+        find_run(name, root)
+    assert str(caught.value).splitlines()[-len(lines) :] == lines
+
+
+def test_no_run_at_all(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="there is no run in"):
+        find_run("latest", tmp_path / "none")
+    assert run_ids(tmp_path / "none") == []
+
+
+@pytest.mark.parametrize("bad", ["../outside", "a/b", "UPPER-case", ".hidden", "abc", "x" * 200, "sp ace-run"])
+def test_ids_cannot_leave_the_root(tmp_path: Path, bad: str) -> None:
+    with pytest.raises(UsageError, match="cannot be a run's name"):
+        create_run(tmp_path, bad)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_taken_name_and_a_root_that_is_a_file(root: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="exists in"):
+        create_run(root, IDS[0])
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError, match="cannot make a run in"):
+        create_run(tmp_path / "file", IDS[0])
+
+
+def test_events_skip_a_torn_last_line_and_go_on_from_an_offset(root: Path) -> None:
+    run, path = Run(root / IDS[0]), root / IDS[0] / "events.jsonl"
+    append_event(path, {"type": "log", "metrics": {"loss": float("nan")}})
+    append_event(path, {"type": "state", "state": "running"})
+    with path.open("a") as handle:
+        handle.write('{"type": "torn')
+    events = list(run.events())
+    assert [e["type"] for e, _ in events] == ["log", "state"]
+    assert events[0][0]["metrics"] == {"loss": None}
+    with path.open("a") as handle:
+        handle.write('"}\n')
+    assert [e["type"] for e, _ in run.events(events[-1][1])] == ["torn"]
+
+
+def test_whole_files_are_replaced_and_leave_nothing_behind(tmp_path: Path) -> None:
+    write_json(tmp_path / "a.json", {"x": float("inf"), "y": [1, 2.5]})
+    assert read_json(tmp_path / "a.json") == {"x": None, "y": [1, 2.5]}
+    with pytest.raises(StorageError, match="cannot write"):
+        write_json(tmp_path / "missing" / "a.json", {})
+    assert os.listdir(tmp_path) == ["a.json"]
+    (tmp_path / "a.json").write_text("{")
+    with pytest.raises(UsageError, match="damaged"):
+        read_json(tmp_path / "a.json")
+
+
+def test_a_silent_run_is_lost(root: Path) -> None:
+    run = Run(root / IDS[0])
+    (run.path / "status.json").write_text(json.dumps({"state": "running", "heartbeat": time.time()}))
+    assert run.state() == "running"
+    assert run.state(now=time.time() + artifacts.LOST_AFTER_S + 1) == "lost"
+    (run.path / "status.json").write_text(json.dumps({"state": "done", "heartbeat": 0}))
+    assert run.state() == "done"
