@@ -29,7 +29,7 @@ from nano_text import Document, documents  # noqa: E402
 PAD, BOS, START, END = "<|pad|>", "<|bos|>", "<|im_start|>", "<|im_end|>"
 VOCABULARY = 1536  # entries, a multiple of 256
 CONTEXT = 1024  # tokens, the longest sequence in training
-TOKENS_PER_STEP = 8192
+TOKENS_PER_STEP = 4096
 HELD_OUT_SEED = 10_000_019  # text the training never sees is drawn with this seed
 
 # ChatML. The generation block marks what the assistant says, its end-of-turn token included.
@@ -150,14 +150,14 @@ def train(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, steps: in
     """
     matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n]
     others = [p for n, p in model.named_parameters() if p.ndim != 2 or "embed" in n]
-    optimizers = [torch.optim.Muon(matrices, lr=0.01, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"),
+    optimizers = [torch.optim.Muon(matrices, lr=0.006, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"),
                   torch.optim.AdamW(others, lr=0.004, betas=(0.9, 0.98), weight_decay=0.0, fused=True)]
     warm = max(1, round(0.03 * steps))
     schedules = [torch.optim.lr_scheduler.LambdaLR(
         o, lambda s: min((s + 1) / warm, 0.5 + 0.5 * math.cos(math.pi * s / steps))) for o in optimizers]
     unseen = sequences(tokenizer, HELD_OUT_SEED)
     next(unseen)
-    held_out = [batch_of(unseen, 256) for _ in range(12)]
+    held_out = [batch_of(unseen, 256) for _ in range(16)]
     rows = sequences(tokenizer, seed)
     next(rows)
     start = time.monotonic()

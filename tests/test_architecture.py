@@ -30,6 +30,7 @@ HOMES = {
     "omegaconf": {"recipe"},
     "wandb": {"trackers"},
     "tensorboard": {"trackers"},
+    "torch.utils.tensorboard": {"trackers"},  # the writer is torch's; the package tensorboard is what it needs
 }
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
@@ -63,7 +64,7 @@ def problems(path: Path, source: str) -> list[str]:
             allowed = mine in ABOVE or theirs == mine or FLOOR.get(theirs, -1) < FLOOR[mine]
             if not allowed or (theirs not in FLOOR and not theirs.startswith("__")):
                 out.append(f"{path.name}:{line}: {mine} imports {name}")
-        elif mine not in HOMES.get(top, {mine}):
+        elif mine not in HOMES.get(name, HOMES.get(top, {mine})):
             out.append(f"{path.name}:{line}: {mine} imports {top}, which belongs to {', '.join(sorted(HOMES[top]))}")
     return out
 

@@ -176,5 +176,6 @@ def _usage(error: typer.TyperException, name: str) -> UsageError:
     near = getattr(error, "possibilities", None)
     if near:
         what = what.split(" Did you mean")[0].split(" (Possible")[0].rstrip(".")
-        return UsageError(what, hint=f"did you mean {' or '.join(sorted(near)[:3])}? `{path} --help` shows all options")
+        nearest = get_close_matches(what.rsplit(" ", 1)[-1], near, n=1, cutoff=0.0)
+        return UsageError(what, hint=f"did you mean {nearest[0]}? `{path} --help` shows all options")
     return UsageError(what, hint=f"`{path} --help` shows how it is used")

@@ -116,6 +116,9 @@ class Conversation:
             self.job.wait(5)
         except TimeoutExpired:
             self.job.kill()
+            self.job.wait()
+        if self.job.stdout:
+            self.job.stdout.close()
 
     def _read(self) -> dict[str, Any]:
         assert self.job.stdout

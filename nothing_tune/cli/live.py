@@ -142,6 +142,8 @@ def _loop(
             for event, behind in run.events(offset):
                 offset = behind
                 view.apply(event)
+                if view.total is None:
+                    view.glance(_status(run))
                 if not quiet:
                     _say(screen, view, event)
             view.glance(_status(run))

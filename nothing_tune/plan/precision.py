@@ -61,4 +61,8 @@ def _mode(training: dict[str, Any], gpu: dict[str, Any]) -> tuple[str, str]:
         return "bf16", f"{name} computes in bfloat16"
     if training.get("fp16") is False:
         return "float32", "the recipe switches fp16 off" + ("" if gpu.get("bf16") else f" and {name} has no bfloat16")
-    return "fp16", f"{name} has no bfloat16" if not gpu.get("bf16") else "the recipe switches bf16 off"
+    if gpu.get("bf16"):
+        return "fp16", "the recipe switches bf16 off"
+    if gpu.get("bf16") is None:
+        return "fp16", f"it is unknown here whether {name} computes in bfloat16; float16 works on every CUDA GPU"
+    return "fp16", f"{name} has no bfloat16"

@@ -41,7 +41,10 @@ def load_recipe(
     """
     path = find_recipe(name if name is not None else BASE)
     stack, _ = layers.order(path, gpu, scenario, with_, overrides, unset, machine)
-    values, origins = merge.merge(stack)
+    try:
+        values, origins = merge.merge(stack)
+    except RecipeError as error:
+        raise RecipeError(*error.problems, *checks.check_layers(tuple(stack))) from error
     problems = checks.check(values, origins, tuple(stack))
     errors = [p for p in problems if p.severity == "error"]
     if errors:

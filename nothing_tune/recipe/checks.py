@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from difflib import get_close_matches
+from dataclasses import replace
 from typing import Any
 
 from nothing_tune.errors import Place, Problem
@@ -14,10 +14,11 @@ from nothing_tune.recipe.names import PEFT_RULES, TRAINING_RULES, renamed
 from nothing_tune.recipe.ranges import ADVISED, words
 from nothing_tune.recipe.rules import RULES, View
 from nothing_tune.recipe.schema import NULLABLE, SECTIONS, TOP, UPSTREAM
-from nothing_tune.recipe.values import children, problem
+from nothing_tune.recipe.values import children, near, problem
 
 ENV_KEYS = ("data.", "model.name_or_path", "model.revision", "tracking.entity", "tracking.project", "tracking.group")
 """Keys whose values may name an environment variable: paths and names, which differ from machine to machine."""
+_REFERENCE = re.compile(r"\$\{([\w.]+)\}")
 _ENV = re.compile(r"\$\{oc\.env:([^{},]*)")
 
 
@@ -29,6 +30,23 @@ def check(values: dict[str, Any], origins: dict[str, Origin], layers: tuple[Laye
         origins: Origin of each leaf of `values`.
         layers: The layers, in the order in which they were merged.
     """
+    out = check_layers(layers)
+    out += _inherited(values, origins, out)
+    hidden = {p.key for p in out}
+    wrong = [p for p in _wrong_values(values, origins) if p.key not in hidden]
+    keys = {p.key for p in wrong}
+    # A value that only repeats a wrong one is mended with it.
+    wrong = [p for p in wrong if p.key not in origins or not keys & set(_REFERENCE.findall(str(origins[p.key].value)))]
+    out += wrong
+    view = View(_without(values, [*keys]), origins)
+    for rule in RULES:
+        out += rule(view)
+    out += _advice(view)
+    return list(dict.fromkeys([*out, *_blocks(layers, out)]))
+
+
+def check_layers(layers: tuple[Layer, ...]) -> list[Problem]:
+    """Unknown keys and secrets of layers by themselves, merged or not."""
     out: list[Problem] = []
     kind, of = "", len(layers)
     kinds: list[str] = []
@@ -40,27 +58,31 @@ def check(values: dict[str, Any], origins: dict[str, Origin], layers: tuple[Laye
         told = f"layer {n} of {of}: {layer.name}"
         out += _secrets(layer.values, layer.places, layer.value_places, "", told)
         out += _unknown(layer.values, kinds[n - 1] or kind, layer.places, "", told)
-    out += _inherited(values, origins, out)
-    wrong = list(_wrong_values(values, origins))
-    out += wrong
-    clean = _without(values, [p.key for p in wrong])
-    view = View(clean, origins)
-    for rule in RULES:
-        out += rule(view)
-    out += _advice(view)
-    return list(dict.fromkeys(out))
+    return out
 
 
-def check_blocks(block: dict[str, Any], prefix: str, places: dict[str, Place]) -> list[Problem]:
+def _blocks(layers: tuple[Layer, ...], told: list[Problem]) -> Iterator[Problem]:
+    """Problems of the `gpus` and `scenarios` blocks; those of a chosen block are among `told` already."""
+    places = {p.place for p in told if p.place}
+    for n, layer in enumerate(layers, 1):
+        for found in layer.problems:
+            if found.place not in places:
+                yield replace(found, layer=f"layer {n} of {len(layers)}: {layer.name}")
+
+
+def check_blocks(
+    block: dict[str, Any], prefix: str, places: dict[str, Place], value_places: dict[str, Place] | None = None
+) -> list[Problem]:
     """Unknown keys, secrets and wrong types in one `gpus.NAME` or `scenarios.NAME` block, chosen or not.
 
     Args:
         block: The block's own values, without `replace`.
         prefix: `gpus.t4.`: what stands before its keys in `places`.
         places: Place of each dotted key of the file.
+        value_places: Place of each value, where they are known.
     """
-    kind = _peft_kind(block)
-    out = _secrets(block, places, places, prefix, "")
+    kind, at = _peft_kind(block), {**places, **(value_places or {})}
+    out = _secrets(block, places, at, prefix, "")
     out += _unknown(block, kind, places, prefix, "")
     for key, spec, value in _specified(block, kind):
         if isinstance(value, str) and "${" in value:
@@ -68,7 +90,7 @@ def check_blocks(block: dict[str, Any], prefix: str, places: dict[str, Place]) -
         answer = problem(key, spec, as_written(key, value))
         if answer:
             what, hint = answer
-            out.append(Problem(f"{prefix}{what}", f"{prefix}{key}", places.get(f"{prefix}{key}"), hint=hint))
+            out.append(Problem(f"{prefix}{what}", f"{prefix}{key}", at.get(f"{prefix}{key}"), hint=hint))
     return out
 
 
@@ -157,14 +179,14 @@ def _unknown_words(path: str, section: str, name: str, value: Any, known: list[s
     if other:
         return what, other[1]
     if isinstance(value, dict) and not section:
-        near = get_close_matches(name, known, n=1, cutoff=0.6)
-        return what, f"did you mean {near[0]}?" if near else f"one of: {', '.join(known)}"
+        alike = near(name, known)
+        return what, f"did you mean {alike[0]}?" if alike else f"one of: {', '.join(known)}"
     homes = [s for s in (*SECTIONS, *UPSTREAM) if s not in (section, "gpu") and name in _specs(s, kind)]
-    near = get_close_matches(name, known, n=2, cutoff=0.7) or get_close_matches(name.lower(), known, n=1, cutoff=0.6)
+    alike = near(name, known)
     if homes and not nested:
         return what, f"it belongs under {homes[0]}:"
-    if near:
-        return what, f"did you mean {' or '.join(near)}?"
+    if alike:
+        return what, f"did you mean {' or '.join(alike)}?"
     if section in UPSTREAM and not nested:
         return what, f"remove it; upstream would {'ignore' if section == 'quantization' else 'refuse'} it"
     return what, f"one of: {', '.join(known)}"
@@ -178,13 +200,12 @@ def _inherited(values: dict[str, Any], origins: dict[str, Origin], told: list[Pr
     reported = {p.key for p in told}
     left = [name for name in peft if name not in upstream.options(kind) and f"peft.{name}" not in reported]
     if left:
-        origin = _origin(origins, f"peft.{left[0]}")
-        names = ", ".join(left)
+        below = _origin(origins, f"peft.{left[0]}")
         yield _problem(
-            f"peft.{left[0]}",
-            f"peft.peft_type is {kind}, which has no {names}",
+            "peft.peft_type",
+            f"peft.peft_type is {kind}, which has no {', '.join(left)}" + (f" ({below})" if below else ""),
             f"write replace: [peft] in the layer that sets {kind}, so that nothing of another method is inherited",
-            origin,
+            _origin(origins, "peft.peft_type"),
         )
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from nothing_tune.errors import Place, Problem, RecipeError
 from nothing_tune.recipe import checks
-from nothing_tune.recipe.library import find_layer, find_named, label, names
+from nothing_tune.recipe.library import LAYER_KINDS, find_layer, find_named, label, library_root, names
 from nothing_tune.recipe.model import Layer, lookup
 from nothing_tune.recipe.reader import read_file, read_value
 
@@ -55,14 +57,13 @@ def expand(
             out += expand(below, (*within, path), seen)
         except RecipeError as error:
             problems += error.problems
-    replace = _words(values.get("replace"), "replace", places, problems)
-    for block in ("gpus", "scenarios"):
-        problems += _block_problems(values, block, places)
+    anew = _words(values.get("replace"), "replace", places, problems)
     if problems:
         raise RecipeError(*problems)
     own = {k: v for k, v in values.items() if k not in GRAMMAR}
     _resolve_paths(own, path)
-    layer = Layer(label(path), own, places, value_places, tuple(replace), file=path)
+    blocks = [p for block in ("gpus", "scenarios") for p in _block_problems(values, block, places, value_places)]
+    layer = Layer(label(path), own, places, value_places, tuple(anew), file=path, problems=tuple(blocks))
     return [*out, (layer, values)]
 
 
@@ -77,19 +78,24 @@ def order(
 ) -> tuple[list[Layer], str]:
     """All layers of a recipe in the order in which they are merged, later wins, and the name of the GPU.
 
-    The GPU is `gpu`, else the one that the recipe itself names in `gpu.name`, else that of this `machine`, else `cpu`.
+    A layer of the library that is named in place of a recipe (`base/qlora`) goes below the GPU, as it does under a recipe;
+    a recipe without a name is called as its file is. The GPU is `gpu`, else the one that the recipe itself names in
+    `gpu.name`, else that of this `machine`, else `cpu`.
     """
     seen: set[Path] = set()
     files = expand(path, seen=seen)
     named = next((v for _, raw in reversed(files) if (v := lookup(raw, "gpu.name"))), None)
     chosen = gpu or (named if isinstance(named, str) else None) or (machine or {}).get("name") or "cpu"
 
+    is_layer = path.parent.parent == library_root() and path.parent.name in LAYER_KINDS
     *below, (body, _) = files
-    out = [layer for layer, _ in below]
+    out = [layer for layer, _ in (files if is_layer else below)]
     out += _library_layer("gpus", chosen, files)
     if machine and machine.get("name") == chosen and machine.get("facts"):
         out.append(Layer("this machine", {"gpu": dict(machine["facts"])}))
-    out.append(body)
+    if not is_layer:
+        named_by_file = {} if "name" in body.values else {"name": path.stem}
+        out.append(replace(body, values={**named_by_file, **body.values}))
     out += _blocks("gpus", chosen, files)
     if scenario:
         out += _library_layer("scenarios", scenario, files)
@@ -127,7 +133,7 @@ def _blocks(block: str, name: str, files: list[tuple[Layer, dict[str, Any]]]) ->
         prefix = f"{block}.{name}."
         own = {k: v for k, v in values.items() if k not in GRAMMAR}
         _resolve_paths(own, layer.file)
-        replace = tuple(str(v) for v in values.get("replace") or ())
+        anew = tuple(str(v) for v in values.get("replace") or ())
         cut = len(prefix)
         out.append(
             Layer(
@@ -135,14 +141,16 @@ def _blocks(block: str, name: str, files: list[tuple[Layer, dict[str, Any]]]) ->
                 own,
                 {k[cut:]: v for k, v in layer.places.items() if k.startswith(prefix)},
                 {k[cut:]: v for k, v in layer.value_places.items() if k.startswith(prefix)},
-                replace,
+                anew,
                 file=layer.file,
             )
         )
     return out
 
 
-def _block_problems(values: dict[str, Any], block: str, places: dict[str, Place]) -> list[Problem]:
+def _block_problems(
+    values: dict[str, Any], block: str, places: dict[str, Place], value_places: dict[str, Place]
+) -> list[Problem]:
     content = values.get(block)
     if content is None:
         return []
@@ -168,7 +176,9 @@ def _block_problems(values: dict[str, Any], block: str, places: dict[str, Place]
                 Problem(f"{key} must be a mapping of overrides", key, places.get(key), hint="indent its keys below it")
             )
         elif body:
-            problems += checks.check_blocks({k: v for k, v in body.items() if k != "replace"}, f"{key}.", places)
+            problems += checks.check_blocks(
+                {k: v for k, v in body.items() if k != "replace"}, f"{key}.", places, value_places
+            )
     return problems
 
 
@@ -206,7 +216,7 @@ def _existing(written: str, file: Path | None) -> str:
     if path.is_absolute():
         return str(path)
     for folder in ([file.parent] if file else []) + [Path.cwd()]:
-        there = (folder / path).absolute()
+        there = Path(os.path.normpath(folder / path)).absolute()
         if there != folder and (next(folder.glob(written), None) if "*" in written else there.exists()):
             return str(there)
     return written

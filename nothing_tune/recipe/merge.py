@@ -10,8 +10,9 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import GrammarParseError, OmegaConfBaseException
 
 from nothing_tune.errors import Problem, RecipeError
-from nothing_tune.recipe import checks
+from nothing_tune.recipe import checks, secret
 from nothing_tune.recipe.model import Layer, Origin, leaves, lookup
+from nothing_tune.recipe.schema import NULLABLE
 
 _ENV = re.compile(r"\$\{oc\.env:([^{}]*)\}")
 _ENV_KEPT = re.compile("\ue000([^\ue001]*)\ue001")
@@ -144,7 +145,7 @@ def _nowhere(config: DictConfig, key: str, wanted: str, place: Any, layer: str) 
     from difflib import get_close_matches
 
     known = leaves({str(k): v for k, v in OmegaConf.to_container(config, resolve=False).items()})  # type: ignore[union-attr]
-    near = get_close_matches(wanted, list(known), n=1, cutoff=0.6)
+    near = get_close_matches(wanted, [k for k in known if k != key], n=1, cutoff=0.6)
     return Problem(
         f"{key}: ${{{wanted}}} leads nowhere",
         key,
@@ -168,10 +169,18 @@ def _clashes(
             out += _clashes(there, value, layer, n, of, f"{key}.")
         elif not isinstance(value, str) or not value.startswith("${"):
             first = next((str(k) for k in there), "key")
-            hint = f"set keys below it, such as {key}.{first}, or null to switch it off"
+            hint = f"set keys below it, such as {key}.{first}" + (
+                ", or null to switch it off" if key in NULLABLE else ""
+            )
             by = f"layer {n} of {of}: {layer.name}"
             out.append(
-                Problem(f"{key} is a section, not a value: {value!r}", key, layer.value_places.get(key), by, hint)
+                Problem(
+                    f"{key} is a section, not a value: {secret.masked(value)}",
+                    key,
+                    layer.value_places.get(key),
+                    by,
+                    hint,
+                )
             )
     return out
 

@@ -21,6 +21,7 @@ class Layer:
         replace: Sections that this layer starts anew instead of merging into.
         unset: Dotted keys that this layer removes.
         file: The file, None for the command line.
+        problems: What is wrong in the `gpus` and `scenarios` blocks of the file, chosen or not.
     """
 
     name: str
@@ -30,6 +31,7 @@ class Layer:
     replace: tuple[str, ...] = ()
     unset: tuple[str, ...] = ()
     file: Path | None = None
+    problems: tuple[Problem, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -190,9 +190,13 @@ def _scalar(walk: _Walk, node: Any, key: str) -> Any:
 
 
 def _syntax(error: yaml.YAMLError, name: str) -> Problem:
-    mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
-    place = Place(name, mark.line + 1, mark.column + 1) if mark else Place(name, 1, 1)
     said = str(getattr(error, "problem", None) or str(error).splitlines()[0])
+    said = said.removeprefix("but ")
+    unclosed = ("end of stream", "expected ',' or", "expected ':'", "expected ',' or '}'")
+    marks = [getattr(error, "problem_mark", None), getattr(error, "context_mark", None)]
+    # What is not closed is mended where it starts, not where the parser gave up.
+    mark = next((m for m in (reversed(marks) if any(w in said for w in unclosed) else marks) if m), None)
+    place = Place(name, mark.line + 1, mark.column + 1) if mark else Place(name, 1, 1)
     hints = {
         "cannot start any token": "indent with spaces, not tabs; quote values that start with @, ` or %",
         "mapping values are not allowed": "a value that holds a colon and a space must be quoted",
@@ -201,7 +205,7 @@ def _syntax(error: yaml.YAMLError, name: str) -> Problem:
         "found unexpected end of stream": "a quote is not closed",
         "could not find expected ':'": "a key is followed by a colon and a space",
         "found undefined alias": "an asterisk starts an alias: quote the value",
-        "expected a single document": "a recipe is one document: remove the second ---",
+        "another document": "a recipe is one document: remove the second ---",
         "unexpected end": "a bracket or a quote is not closed",
     }
     hint = next(

@@ -102,10 +102,11 @@ def flash_attention_needs_hardware(view: View) -> Iterator[Problem]:
     if not attention.startswith("flash_attention"):
         return
     need = 9.0 if attention[-1] in "34" else 8.0
+    has = f", of compute capability {_capability(view):g}" if _capability(view) < need else ""
     if view.get("gpu.kind") in ("cpu", "mps") or view.get("gpu.flash_attention") is False or _capability(view) < need:
         yield view.problem(
             "model.attn_implementation",
-            f"model.attn_implementation is {attention}, which does not run on {view.gpu}",
+            f"model.attn_implementation is {attention}, which does not run on {view.gpu}" + has,
             "write sdpa, or auto",
         )
 
@@ -135,7 +136,7 @@ def one_quantization(view: View) -> Iterator[Problem]:
         yield view.problem(
             key,
             "quantization.load_in_4bit and load_in_8bit are both true",
-            "remove one; replace: [quantization] drops what is below",
+            "remove one, or start the section anew with replace: [quantization]",
         )
     elif view.get("quantization") and not four and not eight:
         key = view.written("quantization.load_in_4bit", "quantization.load_in_8bit")
@@ -150,9 +151,8 @@ def one_quantization(view: View) -> Iterator[Problem]:
 def quantised_weights_do_not_train(view: View) -> Iterator[Problem]:
     """A quantised base has no gradients: "You cannot perform fine-tuning on purely quantized models" (transformers Trainer)."""
     if _bits(view) and view.null("peft"):
-        key = f"quantization.load_in_{_bits(view)}bit"
         yield view.problem(
-            key,
+            view.latest("peft", f"quantization.load_in_{_bits(view)}bit"),
             f"full fine-tuning cannot train {_bits(view)}-bit weights: peft is null",
             "write quantization: null, or choose a PEFT method",
         )

@@ -19,6 +19,7 @@ Row = tuple[str, list[str], Any, dict[str, Any], str]
 CHOICES = {
     ("SFTConfig", "log_level"): "debug info warning error critical detail passive",
     ("SFTConfig", "log_level_replica"): "debug info warning error critical detail passive",
+    ("SFTConfig", "include_num_input_tokens_seen"): "all non_padding no",
     ("BitsAndBytesConfig", "bnb_4bit_quant_type"): "nf4 fp4",
     ("BitsAndBytesConfig", "bnb_4bit_compute_dtype"): "float32 bfloat16 float16",
     ("BitsAndBytesConfig", "bnb_4bit_quant_storage"): "float16 float32 int8 uint8 float64 bfloat16",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from difflib import get_close_matches
+from difflib import SequenceMatcher, get_close_matches
 from typing import Any
 
 from nothing_tune.recipe.ranges import RANGES, Range, words
@@ -36,6 +36,19 @@ HINTS = {
 
 Spec = Field | Option
 Answer = tuple[str, str]
+
+
+def near(name: str, known: list[str], cutoff: float = 0.6) -> list[str]:
+    """At most two of `known` that `name` may mean: the same in another case, else what it begins, else what looks alike."""
+    lower = {k.lower(): k for k in known}
+    text = name.lower()
+    if text in lower:
+        return [lower[text]]
+    begun = [lower[k] for k in lower if len(text) > 2 and k.startswith(text)]
+    alike = [lower[k] for k in get_close_matches(text, list(lower), n=2, cutoff=cutoff)]
+    if alike and SequenceMatcher(None, text, alike[0].lower()).ratio() > 0.9:
+        return alike[:1]
+    return begun[:2] or alike
 
 
 def children(spec: Spec) -> dict[str, Any] | None:
@@ -73,7 +86,8 @@ def kinds(types: tuple[str, ...]) -> str:
     """Types in words: `a number or null`."""
     if {"any"} & set(types):
         return "any value"
-    return " or ".join(WORDS[t] for t in types if t in WORDS)
+    words = [w for t in types if t in WORDS for w in (("true", "false") if t == "bool" else (WORDS[t],))]
+    return f"{', '.join(words[:-1])} or {words[-1]}" if len(words) > 1 else words[0]
 
 
 def _is(value: Any, kind: str) -> bool:
@@ -113,7 +127,8 @@ def _wrong_type(key: str, spec: Spec, value: Any) -> Answer:
             return what, f"one of: {', '.join(spec.choices[:12])}"
     elif isinstance(value, bool):
         if "str" in types:
-            return what, "YAML reads on, off, yes and no as true or false: quote the word"
+            meant = f"; one of: {', '.join(spec.choices[:12])}" if spec.choices else ""
+            return what, f"YAML reads on, off, yes and no as true or false: quote the word{meant}"
         if types & {"int", "float"}:
             return what, ""
     elif value is None:
@@ -136,11 +151,10 @@ def _wrong_type(key: str, spec: Spec, value: Any) -> Answer:
 
 
 def _wrong_choice(key: str, text: str, choices: list[str]) -> Answer:
-    lower = {c.lower(): c for c in choices}
-    near = get_close_matches(text.lower(), list(lower), n=2, cutoff=0.55)
+    alike = near(text, choices, 0.55)
     what = f"{key}: {masked(text)} is not one of its values"
-    if near:
-        return what, f"did you mean {' or '.join(lower[n] for n in near)}?"
+    if alike:
+        return what, f"did you mean {' or '.join(alike)}?"
     more = ", ..." if len(choices) > 12 else ""
     return what, f"one of: {', '.join(choices[:12])}{more}"
 
@@ -154,7 +168,7 @@ def _told(value: Any) -> str:
         return "a mapping"
     if isinstance(value, list):
         return f"the list {masked(value)}"
-    return "null" if value is None else words(value) if isinstance(value, float) else str(value)
+    return "null" if value is None else str(value)
 
 
 def _number(text: str) -> bool:

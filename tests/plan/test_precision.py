@@ -18,7 +18,8 @@ CASES = [
     ("l4", "full", ["model.dtype=bfloat16"], (True, False, False, "bfloat16", None, None)),
     ("l4", "qlora", ["training.fp16=true"], (False, True, False, "float16", "float16", "float32")),
     ("l4", "qlora", ["training.bf16=false", "training.fp16=false"], (False, False, False, "float32", "float32", None)),
-    ("a100-80gb", "qlora", ["quantization.bnb_4bit_compute_dtype=float16"], (True, False, False, "bfloat16", "float16", None)),
+    ("a100-80gb", "qlora", [], (True, False, False, "bfloat16", "bfloat16", None)),
+    ("cuda", "qlora", [], (False, True, False, "float16", "float16", "float32")),
 ]  # fmt: skip
 
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from nothing_tune.errors import RecipeError
-from nothing_tune.recipe import load_recipe
+from nothing_tune.errors import Problem, RecipeError
+from nothing_tune.recipe import checks, load_recipe, rules
+from nothing_tune.recipe.library import library_root
 
 CASES: list[dict[str, Any]] = yaml.safe_load(Path(__file__).with_name("broken.yaml").read_text(encoding="utf-8"))
 
@@ -30,7 +32,11 @@ def said(case: dict[str, Any], folder: Path) -> list[str]:
         problems = error.problems
     else:
         problems = recipe.advice
-    return [line.replace(f"{folder}/", "").replace(str(folder), ".") for p in problems for line in p.lines()]
+    lines = [line for p in problems for line in p.lines()]
+    return [
+        line.replace(f"{folder}/", "").replace(str(folder), ".").replace(str(library_root()), "recipes")
+        for line in lines
+    ]
 
 
 @pytest.mark.parametrize("case", CASES, ids=[f"{c['kind']}: {c['name']}" for c in CASES])
@@ -46,7 +52,29 @@ def test_the_table_is_wide() -> None:
     assert len({case["name"] for case in CASES if case["kind"] == "rule"}) == kinds["rule"]
 
 
+def test_every_rule_is_in_the_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spoke: set[str] = set()
+
+    def listening(rule: rules.Rule) -> rules.Rule:
+        def heard(view: rules.View) -> Iterator[Problem]:
+            for problem in rule(view):
+                spoke.add(rule.__name__)
+                yield problem
+
+        return heard
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(checks, "RULES", tuple(listening(rule) for rule in rules.RULES))
+    for case in CASES:
+        if case["kind"] in ("rule", "advice", "range"):
+            said(case, tmp_path)
+    assert spoke == {rule.__name__ for rule in rules.RULES}
+    assert all(rule.__doc__ for rule in rules.RULES)
+
+
 def test_no_message_shows_a_secret() -> None:
     for case in CASES:
         if case["kind"] == "secret":
-            assert not any(mark in case["lines"] for mark in ("aB3dE5gH7jK9", "0123456789abcdef", "abcdEFGH", "hunter2"))
+            assert not any(
+                mark in case["lines"] for mark in ("aB3dE5gH7jK9", "0123456789abcdef", "abcdEFGH", "hunter2")
+            )

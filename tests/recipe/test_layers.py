@@ -124,3 +124,15 @@ def test_a_recipe_may_name_its_gpu(folder: Path) -> None:
     write(folder, recipe="layers: [methods/qlora]\ngpu: {name: t4}\n")
     assert load_recipe("recipe.yaml", machine={"name": "l4"}).get("gpu.slug") == "tesla-t4"
     assert load_recipe("recipe.yaml", gpu="l4", machine={"name": "cpu"}).get("gpu.memory_gb") == 24
+
+
+def test_a_layer_shown_alone_goes_below_the_gpu() -> None:
+    recipe = load_recipe(None, gpu="cpu")
+    assert [layer.name for layer in recipe.layers] == ["base/qlora", "gpus/cpu"]
+    assert recipe.get("training.dataloader_pin_memory") is False
+
+
+def test_a_recipe_without_a_name_is_called_as_its_file(folder: Path) -> None:
+    write(folder, mine="layers: [methods/qlora]\n")
+    recipe = load_recipe("mine.yaml", gpu="cpu")
+    assert (recipe.name, recipe.get("training.run_name")) == ("mine", "mine")

@@ -1,0 +1,117 @@
+"""`tune runs`: the table, one run in full, thousands of runs."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ID = "20261120-214500-demo-l4-9f3a"
+
+
+def fill(root: Path, count: int) -> None:
+    """`count` finished runs, a second apart."""
+    for index in range(count):
+        path = root / f"20260101-{index // 3600:02d}{index // 60 % 60:02d}{index % 60:02d}-demo-l4-{index:04x}"
+        path.mkdir(parents=True)
+        status = {"state": "done", "step": 20, "total_steps": 20, "recipe": "demo", "gpu": "l4", "eval_loss": 0.5}
+        (path / "status.json").write_text(json.dumps({**status, "created": time.time() - 7200}))
+
+
+def test_none(tune: Callable[..., Any]) -> None:
+    result = tune("runs")
+    assert result.code == 0
+    assert result.out == f"there is no run in {os.getcwd()}/runs; tune train quickstart makes one\n"
+
+
+def test_table(tune: Callable[..., Any], demo: Any, tmp_path: Path) -> None:
+    fill(tmp_path / "runs", 2)
+    demo.status("running", step=7, total_steps=20, eval_loss=1.23456, created=time.time() - 185)
+    (tmp_path / "runs" / "by-hand").mkdir()
+    (tmp_path / "runs" / "by-hand" / "status.json").write_text("{torn")
+    os.utime(tmp_path / "runs" / "by-hand", (0, 0))
+    lines = tune("runs").out.splitlines()
+    assert lines[0] == "id                            recipe  gpu  state     step  eval loss    age"
+    rows = {line.split()[0]: line for line in lines[1:]}
+    assert rows[ID] == f"{ID}  demo    l4   running   7/20      1.235  3 min"
+    assert rows["20260101-000001-demo-l4-0001"].endswith("demo    l4   done     20/20      0.500    2 h")
+    assert "damaged" in rows["by-hand"]
+    assert tune("runs", "--limit", "1").out.splitlines()[-1] == "3 older; --all shows them"
+
+
+def test_lost(tune: Callable[..., Any], demo: Any) -> None:
+    demo.status("running", step=3, total_steps=20, heartbeat=time.time() - 3600)
+    assert tune("runs", "--json").json()[0]["state"] == "lost"
+
+
+def test_thousands(tune: Callable[..., Any], tmp_path: Path) -> None:
+    fill(tmp_path / "runs", 3000)
+    began = time.perf_counter()
+    result = tune("runs")
+    took = time.perf_counter() - began
+    lines = result.out.splitlines()
+    assert len(lines) == 22
+    assert lines[1].startswith("20260101-004959-demo-l4-0bb7 ")
+    assert lines[-1] == "2980 older; --all shows them"
+    assert took < 1.0
+    assert len(tune("runs", "--all", "--json").json()) == 3000
+
+
+def test_show(tune: Callable[..., Any], demo: Any) -> None:
+    demo.event("start", train_rows=100)
+    demo.log(1, 2.5)
+    demo.event("warning", what="3 rows were cut", hint="raise training.max_length")
+    demo.log(20, 1.5)
+    demo.event("eval", step=20, epoch=2.0, metrics={"eval_loss": 0.9})
+    demo.run.adapter.mkdir()
+    (demo.run.adapter / "adapter_model.safetensors").write_bytes(b"x" * 2048)
+    for step in (10, 20):
+        (demo.run.checkpoints / f"checkpoint-{step}").mkdir(parents=True)
+    metrics = {"first_loss": 2.5, "last_loss": 1.5, "eval_loss": 0.9, "best_eval_loss": 0.9, "best_step": 20, "best_epoch": 2.0}
+    demo.result(step=20, metrics=metrics, adapter="adapter", duration_s=61.4)
+    said = tune("runs", "show", "latest").out
+    top, rest = said.split("\nfiles  ")
+    assert top == (
+        f"demo  {ID}\n"
+        "  model      org/model\n"
+        "  method     LoRA r 16, alpha 32 on 4-bit nf4\n"
+        "  data       rows.jsonl, 10 % of it held out\n"
+        "  gpu        NVIDIA L4, 24 GB\n"
+        "  precision  bf16: l4 computes in bfloat16\n"
+        "  batch      2 x 8 = 16 rows a step\n"
+        "  length     3 epochs, rows of up to 1024 tokens\n"
+        "  set by     demo.yaml\n"
+        "\n"
+        "warnings\n"
+        "  3 rows were cut\n"
+    )
+    assert "  adapter/        2.0 KiB\n" in rest
+    assert "  kept: checkpoint-10, checkpoint-20\n" in rest
+    assert rest.endswith(
+        "\ndone  20 steps in 0:01:01\n"
+        "  loss       2.500 → 1.500  (-40 %)\n"
+        "  eval loss  0.900\n"
+        "  best       0.900 at step 20, epoch 2.00\n"
+        f"  result     runs/{ID}/adapter (the best checkpoint)\n"
+        f"  next       tune chat {ID}\n"
+    )
+    data = tune("runs", "show", "latest", "--json").json()
+    assert data["checkpoints"] == ["checkpoint-10", "checkpoint-20"]
+    assert data["files"]["adapter/"] == 2048
+    assert data["result"]["metrics"]["best_step"] == 20
+
+
+@pytest.mark.parametrize("name", ["latest", ID, ID[:20], f"runs/{ID}"])
+def test_names(tune: Callable[..., Any], demo: Any, name: str) -> None:
+    assert tune("runs", "show", name, "--json").json()["id"] == ID
+
+
+def test_other_folder(tune: Callable[..., Any], demo: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    demo.result(step=20, adapter="adapter")
+    monkeypatch.setenv("TUNE_RUNS_DIR", "elsewhere")
+    assert f"tune chat runs/{ID}\n" in tune("runs", "show", "latest", "--runs-dir", "runs").out
