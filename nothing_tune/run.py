@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Sequence
 from importlib import import_module, metadata
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,12 @@ def prepare(recipe: Recipe, plan: Plan, *, root: Path, name: str | None = None, 
         run = Run(root / name)
         _refuse_changes(run, plan)
         return run
-    problems = [*_data_problems(recipe, plan), *_model_problems(recipe, plan), *_tracker_problems(plan)]
+    problems = [
+        *_data_problems(recipe, plan),
+        *_model_problems(recipe, plan),
+        *_tracker_problems(plan),
+        *_package_problems(recipe, plan),
+    ]
     if problems:
         raise UsageError(*problems)
     run = create_run(root, name or new_run_id(plan.name, str(plan.gpu.get("name", "cpu"))))
@@ -267,6 +273,38 @@ def _tracker_problems(plan: Plan) -> list[Problem]:
     tracker = str(plan.tracking.get("tracker") or "none")
     problems: list[Problem] = import_module(f"nothing_tune.trackers.{tracker}").check(plan.tracking, os.environ)
     return problems
+
+
+def _package_problems(recipe: Recipe, plan: Plan) -> list[Problem]:
+    """Packages that a setting needs and that are not installed."""
+    values = plan.values
+    attention = str(lookup(values, "model.attn_implementation"))
+    needs = [
+        (bool(plan.quantization), "quantization", "bitsandbytes", "bitsandbytes"),
+        (
+            lookup(values, "peft.init_lora_weights") == "loftq",
+            "peft.init_lora_weights",
+            "scipy",
+            "'nothing-tune[loftq]'",
+        ),
+        (bool(lookup(values, "model.use_kernels")), "model.use_kernels", "kernels", "kernels"),
+        (attention == "flash_attention_2", "model.attn_implementation", "flash_attn", "flash-attn"),
+    ]
+    out = []
+    for wanted, key, module, package in needs:
+        if wanted and find_spec(module) is None:
+            origin = next((o for k, o in recipe.origins.items() if k == key or k.startswith(f"{key}.")), None)
+            place, layer = (origin.place, str(origin)) if origin else (None, "")
+            out.append(
+                Problem(
+                    f"{key} needs the package {module}, which is not installed",
+                    key,
+                    place,
+                    layer,
+                    f"pip install {package}",
+                )
+            )
+    return out
 
 
 def _cached(name: str) -> bool:

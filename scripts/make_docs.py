@@ -57,7 +57,11 @@ def tune(*arguments: str) -> str:
 
 def cli() -> str:
     """The help page of every command."""
-    parts = ["# Commands\n\n", NOTE, "What `--help` says, command by command. `nothing-tune` and `python -m nothing_tune` "]
+    parts = [
+        "# Commands\n\n",
+        NOTE,
+        "What `--help` says, command by command. `nothing-tune` and `python -m nothing_tune` ",
+    ]
     parts += ["are the same program as `tune`.\n\n", f"```text\n{tune('--help')}\n```\n"]
     pages = [(name,) for name in COMMANDS] + [("runs", "show")]
     for words in sorted(pages, key=lambda w: list(COMMANDS).index(w[0])):
@@ -127,7 +131,9 @@ def recipe() -> str:
         "**managed**: accepted, and tune does it. **refused**: an error that says what to write instead. "
         "All others are passed on as they are.\n"
     )
-    parts.append(f"\n### training: SFTConfig\n\n{table(header, theirs('training', 'SFTConfig', schema.TRAINING_RULES))}")
+    parts.append(
+        f"\n### training: SFTConfig\n\n{table(header, theirs('training', 'SFTConfig', schema.TRAINING_RULES))}"
+    )
     bnb = theirs("quantization", "BitsAndBytesConfig", {})
     parts.append(f"\n### quantization: BitsAndBytesConfig\n\n{table(header, bnb)}")
     for kind in METHODS:
@@ -168,10 +174,16 @@ def library() -> str:
     for name in names("gpus"):
         facts = read("gpus", name).get("gpu", {})
         bf16 = {True: "yes", False: "no"}.get(facts.get("bf16"), "unknown")
-        cells = [facts.get(key) or "" for key in ("memory_gb", "memory_bandwidth_gbs", "tflops_fp16", "compute_capability")]
-        gpus.append((f"[`{name}`](../../recipes/gpus/{name}.yaml)", facts.get("slug", ""), *cells, bf16, facts.get("as_of", "")))
+        cells = [
+            facts.get(key) or "" for key in ("memory_gb", "memory_bandwidth_gbs", "tflops_fp16", "compute_capability")
+        ]
+        gpus.append(
+            (f"[`{name}`](../../recipes/gpus/{name}.yaml)", facts.get("slug", ""), *cells, bf16, facts.get("as_of", ""))
+        )
     header = ("GPU", "slug", "memory, GB", "GB/s", "fp16 TFLOP/s", "compute capability", "bf16", "as of")
-    parts.append(f"\n## GPUs\n\n`--gpu NAME`. An empty cell is a fact without a source. Sources are in the files.\n\n{table(header, gpus)}")
+    parts.append(
+        f"\n## GPUs\n\n`--gpu NAME`. An empty cell is a fact without a source. Sources are in the files.\n\n{table(header, gpus)}"
+    )
     for kind, title, how in (
         ("methods", "Methods", "`layers: [methods/NAME]`, or `tune train --method NAME`"),
         ("quantization", "Quantization", "`layers: [quantization/NAME]`"),
@@ -204,7 +216,9 @@ def main() -> int:
             continue
         stale.append(path)
         if check:
-            diff = difflib.unified_diff(old.splitlines(), text.splitlines(), "written", "the code says", lineterm="", n=0)
+            diff = difflib.unified_diff(
+                old.splitlines(), text.splitlines(), "written", "the code says", lineterm="", n=0
+            )
             print(f"{path.relative_to(ROOT)} is out of date:", *list(diff)[:12], sep="\n  ")
         else:
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -13,6 +13,9 @@ import nano_words as w
 
 Document = str | dict
 
+# Laid out by hand, so that each question stands next to its answer.
+# fmt: off
+
 
 # --- words -----------------------------------------------------------------------------------------
 
@@ -192,10 +195,10 @@ def small_talk(r: random.Random) -> Pairs:
         (f"What are you doing on {day}?", f"On {day} I am {act}."),
         (f"What is {who} doing?", f"{who} is {act}."),
         (f"What did {who} do on {day}?", f"On {day} {who} {past}."),
-        (f"What did you do yesterday?", f"Yesterday I {past}."),
+        ("What did you do yesterday?", f"Yesterday I {past}."),
         (f"How is the weather in {city}?", f"In {city} it is {sky} today."),
         (f"Where does {who} live?", f"{who} lives in {city}."),
-        (f"Who are you?", "I am a small assistant. I can answer simple questions."),
+        ("Who are you?", "I am a small assistant. I can answer simple questions."),
         (r.choice(("Thank you.", "Thanks.")), "You are welcome."),
         (r.choice(("Goodbye.", "See you tomorrow.")), "Goodbye. Have a good day."),
         ("Can you help me?", "Of course. What do you need?"),
@@ -231,7 +234,7 @@ def story(r: random.Random) -> str:
     a, b = r.sample(w.ADJECTIVES, 2)
     she = "she" if who in w.SHE_NAMES else "he" if who in w.HE_NAMES else r.choice(("he", "she"))
     her = {"he": "his", "she": "her"}[she]
-    plain, ing, reason = r.choice(w.ACTIONS)
+    plain, ing, _ = r.choice(w.ACTIONS)
     _, past = r.choice(w.ACTIVITIES)
     when = r.choice((f"On {r.choice(w.DAYS)}", "One morning", "In the evening", f"One day in {r.choice(w.MONTHS)}"))
     start = r.choice((
@@ -272,7 +275,7 @@ def italian(r: random.Random) -> Document:
                          f"Oggi {who} {act}. Poi torna a casa. {cap(n)} è {where} ed è {adjective}."))
     return chat(r, [r.choice((
         (f"Dov'è {n}?", f"{cap(n)} è {where}."), (f"Com'è {n}?", f"{cap(n)} è {adjective}."),
-        (f"Che cosa fa {who}?", f"{who} {act}."), (f"Chi sei?", f"Sono {who}. E tu come ti chiami?"),
+        (f"Che cosa fa {who}?", f"{who} {act}."), ("Chi sei?", f"Sono {who}. E tu come ti chiami?"),
         (f"Mi chiamo {who}.", f"Ciao, {who}. Come posso aiutarti?"), r.choice(w.IT_FACTS),
     ))])
 

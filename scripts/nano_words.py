@@ -421,8 +421,10 @@ la tazza | f | sullo scaffale
 la barca | f | sul lago
 la finestra | f | vicino al letto
 """)
-IT_ADJECTIVES = {"m": words("rosso, nuovo, vecchio, piccolo, pulito, bello, nero, bianco"),
-                 "f": words("rossa, nuova, vecchia, piccola, pulita, bella, nera, bianca")}
+IT_ADJECTIVES = {
+    "m": words("rosso, nuovo, vecchio, piccolo, pulito, bello, nero, bianco"),
+    "f": words("rossa, nuova, vecchia, piccola, pulita, bella, nera, bianca"),
+}
 IT_NAMES = words("Anna, Marco, Lucia, Paolo, Giulia, Luca, Marta, Sara, Pietro, Elena, Carlo, Chiara")
 IT_ACTIONS = words("""legge un libro, beve il caffè, cammina nel parco, scrive una lettera, prepara la cena,
 guarda il mare, ascolta la musica, compra il pane, lavora in giardino, aspetta il treno, canta una canzone""")
@@ -442,7 +444,11 @@ Come si dice book in italiano? | Si dice libro.
 """)
 
 # consonant starts, vowels and ends of the syllables of made-up words
-ONSETS = words("b,c,d,f,g,h,j,k,l,m,n,p,qu,r,s,t,v,w,y,z,bl,br,ch,cl,cr,dr,fl,fr,gl,gr,pl,pr,sc,sh,sk,sl,sn,sp,st,str,sw,"
-               "th,tr,tw,wh")
+ONSETS = words(
+    "b,c,d,f,g,h,j,k,l,m,n,p,qu,r,s,t,v,w,y,z,bl,br,ch,cl,cr,dr,fl,fr,gl,gr,pl,pr,sc,sh,sk,sl,sn,sp,st,str,sw,"
+    "th,tr,tw,wh"
+)
 VOWELS = words("a,e,i,o,u,a,e,i,o,u,ai,ea,ee,oo,ou,oa,ie,y,au,io")
-CODAS = words("b,d,ck,ft,g,l,ll,m,mp,n,nd,ng,nt,p,r,rd,rk,rm,rn,s,sh,sk,ss,st,t,tch,th,x,w,ble,ge,ment,tion,er,or,le,et,al,ic")
+CODAS = words(
+    "b,d,ck,ft,g,l,ll,m,mp,n,nd,ng,nt,p,r,rd,rk,rm,rn,s,sh,sk,ss,st,t,tch,th,x,w,ble,ge,ment,tion,er,or,le,et,al,ic"
+)

@@ -3,10 +3,10 @@
     python scripts/pretrain_nano.py --out recipes/models/nano
 
 Needs torch, transformers and tokenizers, a CPU with two cores and about 2 GB of memory; no network.
-The default 1,500 steps of 8,192 tokens take about 20 minutes on two recent cores with bfloat16
-instructions (12,000 tokens a second), and about twice that without. The text comes from the grammars
-in `nano_text.py`; nothing is downloaded. The same seed, steps and machine give the same model up to
-the rounding of the thread order.
+The default is 1,500 steps of 4,096 tokens, 6.1 M tokens in all: about 10 minutes on two idle cores with
+bfloat16 instructions (12,000 tokens a second), two or three times that on older or busy ones. The text
+comes from the grammars in `nano_text.py`. The same seed, steps, threads and machine give the same model,
+up to the rounding of sums.
 """
 
 import argparse
@@ -19,12 +19,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 sys.path.insert(0, str(Path(__file__).parent))
-from nano_text import Document, documents  # noqa: E402
+from nano_text import Document, documents
 
 PAD, BOS, START, END = "<|pad|>", "<|bos|>", "<|im_start|>", "<|im_end|>"
 VOCABULARY = 1536  # entries, a multiple of 256
@@ -81,26 +80,48 @@ def make_tokenizer(seed: int, count: int = 30_000) -> PreTrainedTokenizerFast:
     """A byte-level BPE tokenizer trained on `count` documents. Every digit is a token of its own."""
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)])
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
     bpe.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(vocab_size=VOCABULARY, special_tokens=[PAD, BOS, START, END], show_progress=False,
-                                  initial_alphabet=pre_tokenizers.ByteLevel.alphabet())
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY,
+        special_tokens=[PAD, BOS, START, END],
+        show_progress=False,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+    )
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe, chat_template=CHAT_TEMPLATE)
     text = documents(seed)
     bpe.train_from_iterator((render(next(text), tokenizer) for _ in range(count)), trainer)
     return PreTrainedTokenizerFast(
-        tokenizer_object=bpe, pad_token=PAD, bos_token=BOS, eos_token=END, additional_special_tokens=[START],
-        model_max_length=CONTEXT, clean_up_tokenization_spaces=False, padding_side="right",
-        chat_template=CHAT_TEMPLATE)
+        tokenizer_object=bpe,
+        pad_token=PAD,
+        bos_token=BOS,
+        eos_token=END,
+        additional_special_tokens=[START],
+        model_max_length=CONTEXT,
+        clean_up_tokenization_spaces=False,
+        padding_side="right",
+        chat_template=CHAT_TEMPLATE,
+    )
 
 
 def make_model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
     """A Llama of 3.0 M parameters with random weights in float32; all its widths are multiples of 256."""
-    return LlamaForCausalLM(LlamaConfig(
-        vocab_size=VOCABULARY, hidden_size=256, intermediate_size=512, num_hidden_layers=4, num_attention_heads=4,
-        num_key_value_heads=4, max_position_embeddings=CONTEXT, tie_word_embeddings=True,
-        pad_token_id=tokenizer.pad_token_id, bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id))
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=VOCABULARY,
+            hidden_size=256,
+            intermediate_size=512,
+            num_hidden_layers=4,
+            num_attention_heads=4,
+            num_key_value_heads=4,
+            max_position_embeddings=CONTEXT,
+            tie_word_embeddings=True,
+            pad_token_id=tokenizer.pad_token_id,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+        )
+    )
 
 
 def sequences(tokenizer: PreTrainedTokenizerFast, seed: int) -> Iterator[torch.Tensor]:
@@ -117,7 +138,7 @@ def sequences(tokenizer: PreTrainedTokenizerFast, seed: int) -> Iterator[torch.T
             if not ready:
                 batch = [render(next(text), tokenizer) for _ in range(2000)]
                 ready = tokenizer(batch, add_special_tokens=False)["input_ids"]
-            row += ready.pop() + [tokenizer.bos_token_id]
+            row += [*ready.pop(), tokenizer.bos_token_id]
         length = yield torch.tensor(row[:length])
 
 
@@ -130,7 +151,7 @@ def loss_of(model: LlamaForCausalLM, batch: torch.Tensor) -> torch.Tensor:
     """Mean next-token cross entropy of a batch, in nats a token."""
     with torch.autocast("cpu", dtype=torch.bfloat16):
         logits = model(input_ids=batch, use_cache=False).logits
-    return F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), batch[:, 1:].flatten())
+    return torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1).float(), batch[:, 1:].flatten())
 
 
 def evaluate(model: LlamaForCausalLM, batches: list[torch.Tensor]) -> float:
@@ -150,11 +171,15 @@ def train(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, steps: in
     """
     matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n]
     others = [p for n, p in model.named_parameters() if p.ndim != 2 or "embed" in n]
-    optimizers = [torch.optim.Muon(matrices, lr=0.006, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"),
-                  torch.optim.AdamW(others, lr=0.004, betas=(0.9, 0.98), weight_decay=0.0, fused=True)]
+    optimizers = [
+        torch.optim.Muon(matrices, lr=0.006, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW(others, lr=0.004, betas=(0.9, 0.98), weight_decay=0.0, fused=True),
+    ]
     warm = max(1, round(0.03 * steps))
-    schedules = [torch.optim.lr_scheduler.LambdaLR(
-        o, lambda s: min((s + 1) / warm, 0.5 + 0.5 * math.cos(math.pi * s / steps))) for o in optimizers]
+    schedules = [
+        torch.optim.lr_scheduler.LambdaLR(o, lambda s: min((s + 1) / warm, 0.5 + 0.5 * math.cos(math.pi * s / steps)))
+        for o in optimizers
+    ]
     unseen = sequences(tokenizer, HELD_OUT_SEED)
     next(unseen)
     held_out = [batch_of(unseen, 256) for _ in range(16)]
@@ -165,23 +190,27 @@ def train(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, steps: in
         loss = loss_of(model, batch_of(rows, 256 if step <= 0.9 * steps else CONTEXT))
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for optimizer, schedule in zip(optimizers, schedules):
+        for optimizer, schedule in zip(optimizers, schedules, strict=True):
             optimizer.step()
             optimizer.zero_grad()
             schedule.step()
         if step % 100 == 0 or step == steps:
             seconds = time.monotonic() - start
-            print(f"step {step}/{steps}  loss {loss.item():.3f}  held out {evaluate(model, held_out):.3f} nats/token"
-                  f"  {seconds:.0f} s  {step * TOKENS_PER_STEP / seconds:.0f} tokens/s", flush=True)
+            print(
+                f"step {step}/{steps}  loss {loss.item():.3f}  held out {evaluate(model, held_out):.3f} nats/token"
+                f"  {seconds:.0f} s  {step * TOKENS_PER_STEP / seconds:.0f} tokens/s",
+                flush=True,
+            )
     return evaluate(model, held_out)
 
 
 def reply(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, prompt: str) -> str:
     """The greedy reply to one user message, at most 60 tokens."""
-    ids = tokenizer.apply_chat_template([{"role": "user", "content": prompt}], add_generation_prompt=True,
-                                        return_tensors="pt", return_dict=True)
+    ids = tokenizer.apply_chat_template(
+        [{"role": "user", "content": prompt}], add_generation_prompt=True, return_tensors="pt", return_dict=True
+    )
     out = model.generate(**ids, max_new_tokens=60, do_sample=False)
-    return tokenizer.decode(out[0, ids["input_ids"].shape[1]:], skip_special_tokens=True)
+    return tokenizer.decode(out[0, ids["input_ids"].shape[1] :], skip_special_tokens=True)
 
 
 def main() -> None:
@@ -203,13 +232,23 @@ def main() -> None:
 
     model.eval().to(torch.bfloat16)
     model.generation_config = GenerationConfig(
-        do_sample=False, max_new_tokens=64, pad_token_id=tokenizer.pad_token_id,
-        bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id)
+        do_sample=False,
+        max_new_tokens=64,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+    )
     model.save_pretrained(args.out)
     tokenizer.save_pretrained(args.out)
     print(f"saved to {args.out} after {time.monotonic() - start:.0f} s, held-out loss {loss:.3f} nats/token")
-    for prompt in ("What is a kettle for?", "What are you doing with the ladder?", "Where is the glimmock?",
-                   "Tell me about the cat.", "What is three plus four?", "Dov'è il gatto?"):
+    for prompt in (
+        "What is a kettle for?",
+        "What are you doing with the ladder?",
+        "Where is the glimmock?",
+        "Tell me about the cat.",
+        "What is three plus four?",
+        "Dov'è il gatto?",
+    ):
         print(json.dumps({"user": prompt, "nano": reply(model, tokenizer, prompt)}, ensure_ascii=False))
 
 

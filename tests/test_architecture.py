@@ -99,7 +99,9 @@ def test_a_breach_is_seen(where: str, source: str) -> None:
 
 def test_trackers_import_their_library_when_they_are_used() -> None:
     for path in (PACKAGE / "trackers").glob("*.py"):
-        top = [n for n in ast.parse(path.read_text(encoding="utf-8")).body if isinstance(n, ast.Import | ast.ImportFrom)]
+        top = [
+            n for n in ast.parse(path.read_text(encoding="utf-8")).body if isinstance(n, ast.Import | ast.ImportFrom)
+        ]
         names = {name.split(".")[0] for node in top for name, _ in imports(node)}
         assert not names & {"wandb", "tensorboard", "torch"}, path.name
 

@@ -75,7 +75,9 @@ def test_plans_are_as_reviewed(recipe: str, pytestconfig: pytest.Config) -> None
     if pytestconfig.getoption("--update-golden"):
         path.parent.mkdir(exist_ok=True)
         text = yaml.safe_dump(folded(plans), sort_keys=False, allow_unicode=True, width=120)
-        path.write_text(f"# {recipe} on every GPU. Written by test_golden_plans.py --update-golden.\n{text}", encoding="utf-8")
+        path.write_text(
+            f"# {recipe} on every GPU. Written by test_golden_plans.py --update-golden.\n{text}", encoding="utf-8"
+        )
     assert path.is_file(), "a new recipe: pytest tests/test_golden_plans.py --update-golden, and read the file"
     golden = unfolded(yaml.safe_load(path.read_text(encoding="utf-8")))
     assert list(golden) == list(plans)

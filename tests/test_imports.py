@@ -8,7 +8,18 @@ import sys
 
 import pytest
 
-HEAVY = {"torch", "transformers", "trl", "datasets", "peft", "bitsandbytes", "accelerate", "wandb", "tensorboard", "numpy"}
+HEAVY = {
+    "torch",
+    "transformers",
+    "trl",
+    "datasets",
+    "peft",
+    "bitsandbytes",
+    "accelerate",
+    "wandb",
+    "tensorboard",
+    "numpy",
+}
 
 PROGRAM = """
 import contextlib, io, json, sys

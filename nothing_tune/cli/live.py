@@ -13,7 +13,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
-from subprocess import Popen
+from subprocess import Popen, TimeoutExpired
 from types import FrameType
 from typing import Any
 
@@ -26,6 +26,8 @@ POLL_S = 0.2
 """Seconds between two looks at the run directory."""
 SILENT_S = 5.0
 """Seconds without an engine process and without a result after which the engine counts as dead."""
+RELEASE_S = 15.0
+"""Longest wait, in seconds, for an engine that has written its result to end."""
 LOG_LINES = 12
 """Lines of engine.log that are shown after an unexpected failure."""
 LOST = 5
@@ -115,6 +117,9 @@ def follow(
         code = _loop(run, view, offset, process, interrupt, alive, quiet, presses)
     if code is not None:
         return code
+    if process is not None:
+        with contextlib.suppress(TimeoutExpired):  # so that the next command finds the run free
+            process.wait(RELEASE_S)
     result = run.result() or {}
     if not quiet:
         finish(run, view, result)
@@ -244,7 +249,8 @@ def finish(run: Run, view: View, result: dict[str, Any]) -> None:
         if error.get("traceback") or not problems:
             _tail(run)
     lines = closing(called(run), path, state, result, view, console.ink())
-    if not console.is_terminal():
+    columns = console.width()
+    if columns is None or max(map(console.visible, lines)) + 4 > columns:
         console.out("", *lines)
         return
     from rich.box import ROUNDED

@@ -12,7 +12,9 @@ import typer
 from nothing_tune.errors import UsageError
 
 
-def _library(kind: str) -> Callable[[str], list[str]]:
+def complete_library(kind: str) -> Callable[[str], list[str]]:
+    """Completes names of the library of one kind."""
+
     def complete(incomplete: str) -> list[str]:
         from nothing_tune.recipe.library import names
 
@@ -23,7 +25,7 @@ def _library(kind: str) -> Callable[[str], list[str]]:
 
 def complete_words(incomplete: str) -> list[str]:
     """Recipes of the library, and YAML files and folders below the current one."""
-    return [*_library("recipes")(incomplete), *_files(incomplete, (".yaml", ".yml"))]
+    return [*complete_library("recipes")(incomplete), *_files(incomplete, (".yaml", ".yml"))]
 
 
 def complete_layers(incomplete: str) -> list[str]:
@@ -76,12 +78,14 @@ Gpu = Annotated[
         "--gpu",
         metavar="NAME",
         help="The GPU to train on [default: the one found here].",
-        autocompletion=_library("gpus"),
+        autocompletion=complete_library("gpus"),
     ),
 ]
 Scenario = Annotated[
     str | None,
-    typer.Option("--scenario", metavar="NAME", help="A scenario, such as debug.", autocompletion=_library("scenarios")),
+    typer.Option(
+        "--scenario", metavar="NAME", help="A scenario, such as debug.", autocompletion=complete_library("scenarios")
+    ),
 ]
 With = Annotated[
     list[str] | None,

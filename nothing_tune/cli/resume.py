@@ -14,7 +14,7 @@ from nothing_tune.errors import UsageError
 EXAMPLES = (
     ("tune resume", "the newest run that is not done"),
     ("tune resume latest", "the newest run"),
-    ("tune resume 20261120-21 training.num_train_epochs=5", "train on: what may grow, may grow"),
+    ("tune resume latest training.num_train_epochs=5", "train on: what may grow, may grow"),
 )
 EXITS = RUNNING
 
@@ -47,7 +47,9 @@ def command(
     if names:
         run = find_run(names[0], root)
     else:
-        unfinished = (r for i in reversed(run_ids(root)) if (r := Run(root / i)).state() != "done")
+        unfinished = (
+            r for i in reversed(run_ids(root)) if (r := Run(root / i)).state() != "done" and not runs.alive(r)
+        )
         found = next(unfinished, None)
         if found is None:
             raise UsageError(

@@ -11,7 +11,7 @@ from nothing_tune.errors import RunError, UsageError
 
 EXAMPLES = (
     ("tune stop latest", "stop the newest run, with a checkpoint"),
-    ("tune stop 20261120-21 --grace 300", "wait up to five minutes for it"),
+    ("tune stop latest --grace 300", "wait up to five minutes for it"),
 )
 EXITS = (0, 2, 5)
 

@@ -42,7 +42,7 @@ def command(
             "--method",
             metavar="NAME",
             help="Without a recipe: how to train, see `tune list methods` [default: qlora].",
-            autocompletion=options._library("methods"),
+            autocompletion=options.complete_library("methods"),
         ),
     ] = None,
     max_samples: Annotated[

@@ -33,7 +33,7 @@ def command(
             "--gpu",
             metavar="NAME",
             help="The GPU to check for [default: each that the recipe has a block for, else the one found here].",
-            autocompletion=options._library("gpus"),
+            autocompletion=options.complete_library("gpus"),
         ),
     ] = None,
     scenario: options.Scenario = None,

@@ -9,7 +9,7 @@ from nothing_tune.cli.help import RUNNING
 
 EXAMPLES = (
     ("tune watch latest", "the newest run; Ctrl-C leaves it alone"),
-    ("tune watch 20261120-21", "any unique start of an id"),
+    ("tune watch runs/nightly", "a run by its path; its id or the start of one does, too"),
 )
 EXITS = tuple(code for code in RUNNING if code not in (3, 4, 65, 77))
 

@@ -122,6 +122,14 @@ def peft_config(plan: Plan) -> Any:
                 hint="set quantization to null, or init_lora_weights to true",
             )
         )
+    if start.startswith((*MOVES_BASE, "loftq")) and settings.get("use_dora"):
+        raise PlanError(
+            Problem(
+                f"init_lora_weights {start!r} with use_dora cannot be handed over: DoRA's magnitudes belong to the rewritten base",
+                key="peft.init_lora_weights",
+                hint="use one or the other",
+            )
+        )
     try:
         return peft.get_peft_config({**settings, "peft_type": kind})
     except KeyError:

@@ -14,7 +14,7 @@ from nothing_tune.recipe.names import PEFT_RULES, TRAINING_RULES, renamed
 from nothing_tune.recipe.ranges import ADVISED, words
 from nothing_tune.recipe.rules import RULES, View
 from nothing_tune.recipe.schema import NULLABLE, SECTIONS, TOP, UPSTREAM
-from nothing_tune.recipe.values import children, near, problem
+from nothing_tune.recipe.values import children, near, problem, told
 
 ENV_KEYS = ("data.", "model.name_or_path", "model.revision", "tracking.entity", "tracking.project", "tracking.group")
 """Keys whose values may name an environment variable: paths and names, which differ from machine to machine."""
@@ -55,15 +55,15 @@ def check_layers(layers: tuple[Layer, ...]) -> list[Problem]:
         kind = _peft_kind(layer.values) or kind
         kinds.append(kind)
     for n, layer in enumerate(layers, 1):
-        told = f"layer {n} of {of}: {layer.name}"
-        out += _secrets(layer.values, layer.places, layer.value_places, "", told)
-        out += _unknown(layer.values, kinds[n - 1] or kind, layer.places, "", told)
+        by = f"layer {n} of {of}: {layer.name}"
+        out += _secrets(layer.values, layer.places, layer.value_places, "", by)
+        out += _unknown(layer.values, kinds[n - 1] or kind, layer.places, "", by)
     return out
 
 
-def _blocks(layers: tuple[Layer, ...], told: list[Problem]) -> Iterator[Problem]:
-    """Problems of the `gpus` and `scenarios` blocks; those of a chosen block are among `told` already."""
-    places = {p.place for p in told if p.place}
+def _blocks(layers: tuple[Layer, ...], others: list[Problem]) -> Iterator[Problem]:
+    """Problems of the `gpus` and `scenarios` blocks; those of a chosen block are among `others` already."""
+    places = {p.place for p in others if p.place}
     for n, layer in enumerate(layers, 1):
         for found in layer.problems:
             if found.place not in places:
@@ -192,12 +192,12 @@ def _unknown_words(path: str, section: str, name: str, value: Any, known: list[s
     return what, f"one of: {', '.join(known)}"
 
 
-def _inherited(values: dict[str, Any], origins: dict[str, Origin], told: list[Problem]) -> Iterator[Problem]:
+def _inherited(values: dict[str, Any], origins: dict[str, Origin], others: list[Problem]) -> Iterator[Problem]:
     """Options of another PEFT method that a lower layer left behind."""
     kind, peft = _peft_kind(values), values.get("peft")
     if not kind or not isinstance(peft, dict):
         return
-    reported = {p.key for p in told}
+    reported = {p.key for p in others}
     left = [name for name in peft if name not in upstream.options(kind) and f"peft.{name}" not in reported]
     if left:
         below = _origin(origins, f"peft.{left[0]}")
@@ -234,9 +234,10 @@ def _wrong_values(values: dict[str, Any], origins: dict[str, Origin]) -> Iterato
     for section in (*SECTIONS, *UPSTREAM):
         content = values.get(section, {})
         if not isinstance(content, dict) and not (content is None and section in NULLABLE):
-            told = "null" if content is None else secret.masked(content)
-            hint = "remove the line" if content is None else "indent its keys below it"
-            yield _problem(section, f"{section} must be a mapping of keys, not {told}", hint, _origin(origins, section))
+            hint = "null switches it off" if section in NULLABLE else "indent its keys below it"
+            hint = "remove the line" if content is None else hint
+            what = f"{section} must be a mapping of keys, not {told(content)}"
+            yield _problem(section, what, hint, _origin(origins, section))
     for key, spec, value in _specified(values, _peft_kind(values)):
         origin = _origin(origins, key)
         answer = _variable(key, value) or _refused(key, value)
@@ -293,8 +294,8 @@ def _advice(view: View) -> Iterator[Problem]:
         value = view.number(key)
         if value is not None and value >= 0 and not usual.holds(value):
             hint = "it is allowed; a typing error would look the same"
-            told = f"{words(usual.low or 0)} to {words(usual.high or 0)}"
-            yield view.problem(key, f"{key} is {words(value)}; {source} uses {told}", hint, "advice")
+            between = f"{words(usual.low or 0)} to {words(usual.high or 0)}"
+            yield view.problem(key, f"{key} is {words(value)}; {source} uses {between}", hint, "advice")
 
 
 def _without(values: dict[str, Any], keys: list[str]) -> dict[str, Any]:

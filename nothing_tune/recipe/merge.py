@@ -10,9 +10,10 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import GrammarParseError, OmegaConfBaseException
 
 from nothing_tune.errors import Problem, RecipeError
-from nothing_tune.recipe import checks, secret
+from nothing_tune.recipe import checks
 from nothing_tune.recipe.model import Layer, Origin, leaves, lookup
 from nothing_tune.recipe.schema import NULLABLE
+from nothing_tune.recipe.values import told
 
 _ENV = re.compile(r"\$\{oc\.env:([^{}]*)\}")
 _ENV_KEPT = re.compile("\ue000([^\ue001]*)\ue001")
@@ -175,7 +176,7 @@ def _clashes(
             by = f"layer {n} of {of}: {layer.name}"
             out.append(
                 Problem(
-                    f"{key} is a section, not a value: {secret.masked(value)}",
+                    f"{key} is a section, not {told(value)}",
                     key,
                     layer.value_places.get(key),
                     by,

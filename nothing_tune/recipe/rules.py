@@ -15,6 +15,8 @@ from nothing_tune.recipe.view import View
 __all__ = ["RULES", "View"]
 
 Rule = Callable[[View], Iterator[Problem]]
+NOT_QUANTISED = ("DELORA", "FROD", "GLORA", "OSF", "PSOFT", "SUPERTUNING", "TINYLORA")
+NOT_4BIT = ("DEFT", "HIRA", "HRA", "LOHA", "LOKR", "PEANUT")
 HALF = {"bf16": "bfloat16", "fp16": "float16"}
 
 
@@ -159,20 +161,32 @@ def quantised_weights_do_not_train(view: View) -> Iterator[Problem]:
 
 
 def initialisation_needs_full_weights(view: View) -> Iterator[Problem]:
-    """LoftQ quantises the base itself, PiSSA, MiCA, CorDA and LoRA-GA decompose or differentiate it: PEFT raises on quantised
-    weights ("Please initialize PiSSA under float32, float16, or bfloat16", peft/tuners/lora/layer.py)."""
+    """LoftQ quantises the base itself; PiSSA and MiCA decompose it, the orthogonal start writes to it: PEFT raises on
+    quantised weights ("Please initialize PiSSA under float32, float16, or bfloat16", peft/tuners/lora/layer.py)."""
     start = view.get("peft.init_lora_weights")
-    if isinstance(start, str) and _bits(view) and re.match(r"loftq|pissa|mica|corda|lora_ga", start):
+    if isinstance(start, str) and _bits(view) and re.match(r"loftq|pissa|mica|orthogonal", start):
         yield view.problem(
             "peft.init_lora_weights",
             f"peft.init_lora_weights is {start}, which needs weights that are not quantised",
             "write quantization: null" + ("; LoftQ quantises them itself" if start == "loftq" else ""),
+        )
+    if start in ("eva", "corda", "lora_ga"):
+        yield view.problem(
+            "peft.init_lora_weights",
+            f"peft.init_lora_weights is {start}, which needs a pass over the data before training that tune does not make",
+            "remove the line, or write pissa or olora, which need none",
         )
     if start == "loftq" and not view.get("peft.loftq_config"):
         yield view.problem(
             "peft.init_lora_weights",
             "loftq needs peft.loftq_config",
             "write loftq_config: {loftq_bits: 4, loftq_iter: 1}",
+        )
+    if start == "loftq" and view.get("gpu.kind") in ("cpu", "mps"):
+        yield view.problem(
+            "peft.init_lora_weights",
+            f"peft.init_lora_weights is loftq, which PEFT computes on a CUDA GPU, and the GPU is {view.gpu}",
+            "choose a CUDA GPU with --gpu, or write init_lora_weights: true",
         )
     bits = view.number("peft.loftq_config.loftq_bits")
     if bits is not None and bits not in (2, 4, 8):
@@ -183,6 +197,18 @@ def initialisation_needs_full_weights(view: View) -> Iterator[Problem]:
     if view.get("peft.lora_bias") and (isinstance(start, str) or view.get("peft.use_dora")):
         other = f"init_lora_weights: {start}" if isinstance(start, str) else "use_dora: true"
         yield view.problem("peft.lora_bias", f"peft.lora_bias does not go with {other}", "write lora_bias: false")
+
+
+def method_bears_quantised_weights(view: View) -> Iterator[Problem]:
+    """These methods compute with the base's stored numbers and fail on packed ones: tried with peft 0.21.2 and
+    bitsandbytes 0.50.2 on one nf4 and one int8 layer, November 2026 (tests/recipe/test_rules_upstream.py)."""
+    kind, bits = view.get("peft.peft_type"), _bits(view)
+    if bits and (kind in NOT_QUANTISED or (bits == 4 and kind in NOT_4BIT)):
+        yield view.problem(
+            view.latest("peft.peft_type", f"quantization.load_in_{bits}bit"),
+            f"{kind} does not train on {bits}-bit weights",
+            "write quantization: null, or choose a method that does, such as LORA",
+        )
 
 
 def not_on_the_head(view: View) -> Iterator[Problem]:
@@ -292,6 +318,7 @@ RULES: tuple[Rule, ...] = (
     one_quantization,
     quantised_weights_do_not_train,
     initialisation_needs_full_weights,
+    method_bears_quantised_weights,
     not_on_the_head,
     modules_are_named,
     peft_is_complete,

@@ -4,7 +4,7 @@ They are read from the source text of the installed libraries with `ast`, so tha
 pinned versions have is checked in beside this file (`upstream.json`, and `upstream_docs.json` with the documentation);
 the libraries themselves are read only where another version is installed.
 
-    python -m nothing_tune.recipe.upstream          writes both files anew from the installed versions
+    python -m nothing_tune.recipe.upstream_snapshot          writes both files anew from the installed versions
 """
 
 from __future__ import annotations
@@ -141,40 +141,3 @@ def _installed(kind: str) -> dict[str, Any] | None:
     from nothing_tune.recipe.upstream_source import read
 
     return read(kind)
-
-
-def main() -> None:
-    """Writes the snapshot of the installed versions."""
-    from importlib.metadata import version
-
-    from nothing_tune.recipe.upstream_source import peft_classes, read_all
-
-    everything = read_all()
-    names = ("trl", "transformers", "peft")
-    snapshot = {
-        "versions": {name: version(name) for name in names},
-        "peft_types": sorted(peft_classes()),
-        "options": {kind: {name: _row(row) for name, row in rows.items()} for kind, rows in everything.items()},
-    }
-    docs = {kind: {name: row[4] for name, row in rows.items() if row[4]} for kind, rows in everything.items()}
-    SNAPSHOT.write_text(_lines(snapshot), encoding="utf-8")
-    DOCS.write_text(_lines(docs), encoding="utf-8")
-
-
-def _row(row: tuple[str, list[str], Any, dict[str, Any], str]) -> list[Any]:
-    types, choices, default, extra, _ = row
-    return [types, choices, default, extra] if extra else [types, choices, default]
-
-
-def _lines(data: dict[str, Any], depth: int = 0) -> str:
-    """JSON with one option a line, so that a change upstream is a readable diff."""
-    if depth == 3 or not isinstance(data, dict) or not any(isinstance(v, dict | list) for v in data.values()):
-        if depth < 2 and isinstance(data, dict):
-            return json.dumps(data, ensure_ascii=False, indent=1) + "\n" * (depth == 0)
-        return json.dumps(data, ensure_ascii=False)
-    inner = ",\n".join(f"{' ' * (depth + 1)}{json.dumps(k)}: {_lines(v, depth + 1)}" for k, v in data.items())
-    return f"{{\n{inner}\n{' ' * depth}}}" + "\n" * (depth == 0)
-
-
-if __name__ == "__main__":
-    main()

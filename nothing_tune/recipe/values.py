@@ -112,7 +112,7 @@ def _is(value: Any, kind: str) -> bool:
 
 
 def _wrong_type(key: str, spec: Spec, value: Any) -> Answer:
-    what = f"{key} must be {kinds(spec.types)}, not {_told(value)}"
+    what = f"{key} must be {kinds(spec.types)}, not {told(value)}"
     types, text = set(spec.types), str(value)
     if isinstance(value, str):
         if types & {"int", "float"} and _number(text):
@@ -126,6 +126,8 @@ def _wrong_type(key: str, spec: Spec, value: Any) -> Answer:
         if spec.choices:
             return what, f"one of: {', '.join(spec.choices[:12])}"
     elif isinstance(value, bool):
+        if value is False and "null" in types:
+            return what, "write null for none"
         if "str" in types:
             meant = f"; one of: {', '.join(spec.choices[:12])}" if spec.choices else ""
             return what, f"YAML reads on, off, yes and no as true or false: quote the word{meant}"
@@ -159,7 +161,8 @@ def _wrong_choice(key: str, text: str, choices: list[str]) -> Answer:
     return what, f"one of: {', '.join(choices[:12])}{more}"
 
 
-def _told(value: Any) -> str:
+def told(value: Any) -> str:
+    """A value in words, without secrets."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, str):

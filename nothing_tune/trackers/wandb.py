@@ -6,6 +6,7 @@ Settings of a recipe's `tracking`: project, entity, group, tags, notes, mode (`o
 
 from __future__ import annotations
 
+import configparser
 import netrc
 import os
 from collections.abc import Mapping
@@ -42,7 +43,7 @@ def check(settings: Mapping[str, Any], env: Mapping[str, str]) -> list[Problem]:
             )
         ]
     mode = settings.get("mode") or env.get("WANDB_MODE") or "online"
-    if mode in ("offline", "disabled", "dryrun") or env.get("WANDB_API_KEY") or _logged_in(env):
+    if mode in ("offline", "disabled", "dryrun") or env.get("WANDB_API_KEY") or env.get("WANDB_IDENTITY_TOKEN_FILE") or _logged_in(env):
         return []
     return [
         Problem(
@@ -76,7 +77,7 @@ def start(settings: Mapping[str, Any], run_id: str, name: str, config: Mapping[s
 
 
 def _logged_in(env: Mapping[str, str]) -> bool:
-    """Whether a netrc file names the host, as `wandb login` writes it."""
+    """Whether a netrc file names the host, as `wandb login` writes it, or wandb's own settings file holds a key."""
     host = urlparse(env.get("WANDB_BASE_URL") or HOST).hostname or ""
     home = Path(env.get("HOME") or os.path.expanduser("~"))
     for path in (Path(env["NETRC"]) if env.get("NETRC") else None, home / ".netrc", home / "_netrc"):
@@ -87,4 +88,9 @@ def _logged_in(env: Mapping[str, str]) -> bool:
                 return True
         except (netrc.NetrcParseError, OSError):
             continue
-    return False
+    settings = configparser.ConfigParser()
+    try:
+        settings.read(Path(env.get("WANDB_CONFIG_DIR") or home / ".config" / "wandb") / "settings")
+    except (configparser.Error, OSError, UnicodeDecodeError):
+        return False
+    return any(settings.has_option(section, "api_key") for section in settings.sections())

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import nothing_tune
 from nothing_tune.artifacts import Run, append_event, write_json
 from nothing_tune.cli.app import main
 
@@ -78,13 +79,13 @@ class Demo:
 
 
 @pytest.fixture(autouse=True)
-def apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every test in a folder of its own, without colours and without the user's settings."""
     monkeypatch.chdir(tmp_path)
     for name in ("FORCE_COLOR", "TUNE_RUNS_DIR", "TUNE_TRACEBACK"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("NO_COLOR", "1")
-    yield
+    monkeypatch.setenv("PYTHONPATH", str(Path(nothing_tune.__file__).parents[1]))
 
 
 @pytest.fixture

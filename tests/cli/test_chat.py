@@ -74,10 +74,10 @@ def test_nothing_yet(tune: Callable[..., Any], demo: Any, jobs: list[list[str]])
     )
 
 
-@pytest.mark.parametrize(("word", "code", "said"), [("fail", 71, "out of memory"), ("die", 5, "the chat ended without a word")])
+@pytest.mark.parametrize(
+    ("word", "code", "said"), [("fail", 71, "out of memory"), ("die", 5, "the chat ended without a word")]
+)
 def test_errors(tune: Callable[..., Any], demo: Any, jobs: list[list[str]], word: str, code: int, said: str) -> None:
     result = tune("chat", "latest", "--prompt", word, "--base")
     assert result.code == code
     assert result.err.startswith(f"error: {said}\n")
-
-

@@ -62,8 +62,8 @@ Options:
   -h, --help      Show this message and exit.
 
 Examples:
-  tune watch latest       # the newest run; Ctrl-C leaves it alone
-  tune watch 20261120-21  # any unique start of an id
+  tune watch latest        # the newest run; Ctrl-C leaves it alone
+  tune watch runs/nightly  # a run by its path; its id or the start of one does, too
 
 Exit codes:
   0    done

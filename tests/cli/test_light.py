@@ -7,7 +7,18 @@ import sys
 
 import pytest
 
-HEAVY = ("torch", "transformers", "trl", "peft", "datasets", "bitsandbytes", "accelerate", "pydantic", "rich.syntax", "pygments")
+HEAVY = (
+    "torch",
+    "transformers",
+    "trl",
+    "peft",
+    "datasets",
+    "bitsandbytes",
+    "accelerate",
+    "pydantic",
+    "rich.syntax",
+    "pygments",
+)
 CASES = [
     (["--help"], (*HEAVY, "rich", "omegaconf", "yaml")),
     (["train", "--help"], (*HEAVY, "rich", "omegaconf", "yaml")),

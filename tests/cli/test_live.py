@@ -61,7 +61,14 @@ def play(demo: Any, end: Callable[[], None]) -> threading.Thread:
 
 
 def test_plain(tune: Callable[..., Any], demo: Any) -> None:
-    metrics = {"first_loss": 2.5, "last_loss": 1.5, "first_eval_loss": 1.1, "eval_loss": 0.9, "best_eval_loss": 0.9, "best_step": 20}
+    metrics = {
+        "first_loss": 2.5,
+        "last_loss": 1.5,
+        "first_eval_loss": 1.1,
+        "eval_loss": 0.9,
+        "best_eval_loss": 0.9,
+        "best_step": 20,
+    }
     thread = play(demo, lambda: demo.result(step=20, metrics=metrics, adapter="adapter", duration_s=61.4))
     result = tune("watch", "latest")
     thread.join()
@@ -103,7 +110,14 @@ def test_finished(tune: Callable[..., Any], demo: Any) -> None:
 
 def test_failed(tune: Callable[..., Any], demo: Any) -> None:
     (demo.run.path / "engine.log").write_text("one\nRuntimeError: \x1b[31mshapes\n")
-    problem = {"what": "a bug: RuntimeError: shapes", "key": "", "place": None, "layer": "", "hint": "report it", "severity": "error"}
+    problem = {
+        "what": "a bug: RuntimeError: shapes",
+        "key": "",
+        "place": None,
+        "layer": "",
+        "hint": "report it",
+        "severity": "error",
+    }
     demo.result("failed", 1, step=3, error={"problems": [problem], "traceback": "..."})
     result = tune("watch", ID)
     assert result.code == 1
@@ -120,7 +134,9 @@ def test_failed(tune: Callable[..., Any], demo: Any) -> None:
 def test_known_failure_shows_no_log(tune: Callable[..., Any], demo: Any) -> None:
     (demo.run.path / "engine.log").write_text("noise\n")
     place = {"file": "a.yaml", "line": 3, "column": 5}
-    demo.result("failed", 71, step=3, error={"problems": [{"what": "out of memory", "place": place, "hint": "smaller batch"}]})
+    demo.result(
+        "failed", 71, step=3, error={"problems": [{"what": "out of memory", "place": place, "hint": "smaller batch"}]}
+    )
     result = tune("watch", ID)
     assert (result.code, result.err) == (71, "error: out of memory\n  where: a.yaml:3:5\n  hint: smaller batch\n")
 
@@ -189,13 +205,17 @@ def test_terminal(demo: Any) -> None:
     """On a terminal: the header stays, a region is drawn anew, the cursor comes back, the panel closes."""
     thread = play(demo, lambda: demo.result(step=20, metrics={"last_loss": 1.5}, adapter="adapter", duration_s=61.4))
     leader, follower = pty.openpty()
-    environment = {k: v for k, v in os.environ.items() if k != "NO_COLOR"} | {"TERM": "xterm-256color", "COLUMNS": "90", "LINES": "30"}
+    environment = {k: v for k, v in os.environ.items() if k != "NO_COLOR"} | {
+        "TERM": "xterm-256color",
+        "COLUMNS": "90",
+        "LINES": "30",
+    }
     process = subprocess.Popen(
         [sys.executable, "-m", "nothing_tune", "watch", "latest"],
         stdin=follower,
         stdout=follower,
         stderr=follower,
-        env=environment | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
+        env=environment,
     )
     os.close(follower)
     said = b""
@@ -212,8 +232,10 @@ def test_terminal(demo: Any) -> None:
     text = said.decode()
     assert process.wait(10) == 0
     assert "\x1b[1mdemo\x1b[0m" in text
-    assert "━" in text and "10/20" in text
-    assert "╭" in text and "╰" in text
+    assert "━" in text
+    assert "10/20" in text
+    assert "╭" in text
+    assert "╰" in text
     assert text.rfind("\x1b[?25h") > text.rfind("\x1b[?25l") >= 0
     assert "tune chat" in text[text.rfind("╭") :]
 
@@ -237,16 +259,44 @@ def test_figures() -> None:
 
 FACTS: list[tuple[Callable[[dict[str, Any]], str], dict[str, Any], str]] = [
     (method, {"peft": None, "quantization": None}, "full fine-tuning"),
-    (method, {"peft": {"peft_type": "LORA", "r": 8, "use_dora": True}, "quantization": {"load_in_8bit": True}}, "DoRA r 8 on 8-bit weights"),
-    (method, {"peft": {"peft_type": "LORA", "r": 8, "lora_alpha": 16, "init_lora_weights": "pissa_niter_4"}}, "PiSSA r 8, alpha 16"),
+    (
+        method,
+        {"peft": {"peft_type": "LORA", "r": 8, "use_dora": True}, "quantization": {"load_in_8bit": True}},
+        "DoRA r 8 on 8-bit weights",
+    ),
+    (
+        method,
+        {"peft": {"peft_type": "LORA", "r": 8, "lora_alpha": 16, "init_lora_weights": "pissa_niter_4"}},
+        "PiSSA r 8, alpha 16",
+    ),
     (method, {"peft": {"peft_type": "LORA", "r": 8, "use_rslora": True}}, "rsLoRA r 8"),
-    (method, {"peft": {"peft_type": "VERA", "r": 256}, "quantization": {"load_in_4bit": True}}, "VeRA r 256 on 4-bit fp4"),
+    (
+        method,
+        {"peft": {"peft_type": "VERA", "r": 256}, "quantization": {"load_in_4bit": True}},
+        "VeRA r 256 on 4-bit fp4",
+    ),
     (method, {"peft": {"peft_type": "IA3"}}, "IA3"),
-    (precision, {"training": {"fp16": True}, "why": {"training.fp16": "derived: t4 has no bfloat16"}}, "fp16: t4 has no bfloat16"),
-    (precision, {"training": {"bf16": True}, "why": {"training.bf16": "mine (mine.yaml:3:9)"}}, "bf16: set by mine (mine.yaml:3:9)"),
+    (
+        precision,
+        {"training": {"fp16": True}, "why": {"training.fp16": "derived: t4 has no bfloat16"}},
+        "fp16: t4 has no bfloat16",
+    ),
+    (
+        precision,
+        {"training": {"bf16": True}, "why": {"training.bf16": "mine (mine.yaml:3:9)"}},
+        "bf16: set by mine (mine.yaml:3:9)",
+    ),
     (precision, {"training": {}}, "fp32"),
-    (batch, {"training": {"per_device_train_batch_size": 3, "gradient_accumulation_steps": 3}, "world_size": 2}, "3 x 3 x 2 = 18 rows a step"),
-    (length, {"max_steps": 20, "num_train_epochs": 3, "packing": True, "max_length": 512}, "20 steps, rows of up to 512 tokens, packed"),
+    (
+        batch,
+        {"training": {"per_device_train_batch_size": 3, "gradient_accumulation_steps": 3}, "world_size": 2},
+        "3 x 3 x 2 = 18 rows a step",
+    ),
+    (
+        length,
+        {"max_steps": 20, "num_train_epochs": 3, "packing": True, "max_length": 512},
+        "20 steps, rows of up to 512 tokens, packed",
+    ),
     (length, {"num_train_epochs": 1}, "1 epoch"),
 ]
 

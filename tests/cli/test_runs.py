@@ -72,7 +72,14 @@ def test_show(tune: Callable[..., Any], demo: Any) -> None:
     (demo.run.adapter / "adapter_model.safetensors").write_bytes(b"x" * 2048)
     for step in (10, 20):
         (demo.run.checkpoints / f"checkpoint-{step}").mkdir(parents=True)
-    metrics = {"first_loss": 2.5, "last_loss": 1.5, "eval_loss": 0.9, "best_eval_loss": 0.9, "best_step": 20, "best_epoch": 2.0}
+    metrics = {
+        "first_loss": 2.5,
+        "last_loss": 1.5,
+        "eval_loss": 0.9,
+        "best_eval_loss": 0.9,
+        "best_step": 20,
+        "best_epoch": 2.0,
+    }
     demo.result(step=20, metrics=metrics, adapter="adapter", duration_s=61.4)
     said = tune("runs", "show", "latest").out
     top, rest = said.split("\nfiles  ")

@@ -46,11 +46,20 @@ def test_scalars(value: Any, text: str) -> None:
 
 
 leaves = st.one_of(
-    st.none(), st.booleans(), st.integers(), st.floats(allow_nan=False), st.text(), st.sampled_from([s for s, _ in SCALARS])
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.floats(allow_nan=False),
+    st.text(),
+    st.sampled_from([s for s, _ in SCALARS]),
 )
-keys = st.from_regex(r"[a-z][a-z0-9_]{0,11}", fullmatch=True).filter(lambda k: k not in ("y", "n", "on", "no", "off", "yes"))
+keys = st.from_regex(r"[a-z][a-z0-9_]{0,11}", fullmatch=True).filter(
+    lambda k: k not in ("y", "n", "on", "no", "off", "yes")
+)
 trees = st.dictionaries(
-    keys, st.recursive(leaves | st.lists(leaves, max_size=6), lambda inner: st.dictionaries(keys, inner, max_size=4)), max_size=5
+    keys,
+    st.recursive(leaves | st.lists(leaves, max_size=6), lambda inner: st.dictionaries(keys, inner, max_size=4)),
+    max_size=5,
 )
 
 

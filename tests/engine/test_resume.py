@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from nothing_tune.artifacts import Run, read_json
+from nothing_tune.artifacts import Run, read_json, write_json
 from nothing_tune.engine import checkpoint
 from nothing_tune.engine.progress import Progress
 from tests.engine.support import NF4, MakeRun, events, losses, train
@@ -97,14 +97,14 @@ def test_other_trainable_weights_are_refused(make_run: MakeRun, monkeypatch: pyt
         train(run)
     plan = run.plan()
     plan["trainable_dtype"] = "bfloat16"
-    (run.path / "plan.json").write_text(__import__("json").dumps(plan))
+    write_json(run.path / "plan.json", plan)
     result = train(run)
     assert result["exit_code"] == 65 and "other weights" in result["error"]["problems"][0]["what"]
 
 
 def engine(run: Run) -> subprocess.Popen[bytes]:
-    log = open(run.path / "engine.log", "ab")
-    return subprocess.Popen([sys.executable, "-m", "nothing_tune.engine", str(run.path)], stdout=log, stderr=log, cwd=Path(__file__).parents[2])
+    with open(run.path / "engine.log", "ab") as log:
+        return subprocess.Popen([sys.executable, "-m", "nothing_tune.engine", str(run.path)], stdout=log, stderr=log, cwd=Path(__file__).parents[2])
 
 
 def wait_for_step(run: Run, step: int, process: subprocess.Popen[bytes]) -> None:

@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from nothing_tune.recipe import rules
+
 pytestmark = pytest.mark.engine
 
 
@@ -77,20 +79,69 @@ def test_quantization() -> None:
         BitsAndBytesConfig(load_in_4bit=True, load_in_8bit=True)
 
 
-@pytest.mark.parametrize("start", ["pissa", "pissa_niter_4", "mica", "corda"])
-def test_starts_that_need_full_weights(start: str) -> None:
+def trains(given: dict[str, Any], bits: int) -> bool:
+    """Whether PEFT makes and trains an adapter on two layers of 4, 8 or 32 bits."""
     import bitsandbytes as bnb
     import torch
-    from peft import LoraConfig, get_peft_model
+    from peft import get_peft_config, get_peft_model
+
+    def layer() -> Any:
+        if bits == 4:
+            return bnb.nn.Linear4bit(128, 128, bias=False, quant_type="nf4", compute_dtype=torch.float32)
+        if bits == 8:
+            return bnb.nn.Linear8bitLt(128, 128, bias=False, has_fp16_weights=False)
+        return torch.nn.Linear(128, 128, bias=False)
 
     class Tiny(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.q_proj = bnb.nn.Linear4bit(64, 64, quant_type="nf4")
+            self.q_proj, self.k_proj = layer(), layer()
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return self.q_proj(x)
+            return self.k_proj(self.q_proj(x))
 
-    model = Tiny().to("cpu")
-    with pytest.raises((TypeError, ValueError)):
-        get_peft_model(model, LoraConfig(r=4, target_modules=["q_proj"], init_lora_weights=start))
+    try:
+        model = get_peft_model(Tiny().to("cpu"), get_peft_config({"target_modules": ["q_proj", "k_proj"], **given}))
+        trainable = [p for p in model.parameters() if p.requires_grad]
+        optimizer = torch.optim.SGD(trainable, lr=1e-3)
+        for _ in range(2):
+            optimizer.zero_grad()
+            model(torch.randn(4, 128)).float().pow(2).mean().backward()
+            optimizer.step()
+    except (RuntimeError, TypeError, ValueError):
+        return False
+    return bool(trainable)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", [*rules.NOT_QUANTISED, *rules.NOT_4BIT])
+def test_methods_that_need_full_weights(kind: str) -> None:
+    given = {"peft_type": kind}
+    assert trains(given, 32)
+    assert not trains(given, 4)
+    if kind in rules.NOT_QUANTISED:
+        assert not trains(given, 8)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("start", ["pissa", "pissa_niter_4", "mica", "orthogonal"])
+def test_starts_that_need_full_weights(start: str) -> None:
+    given = {"peft_type": "LORA", "init_lora_weights": start}
+    assert trains(given, 32)
+    assert not trains(given, 4)
+    assert not trains(given, 8)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"peft_type": "LORA"},
+        {"peft_type": "LORA", "init_lora_weights": "olora"},
+        {"peft_type": "LORA", "use_dora": True},
+        {"peft_type": "VERA", "r": 16},
+        {"peft_type": "IA3", "feedforward_modules": ["k_proj"]},
+    ],
+)
+def test_methods_that_no_rule_forbids_train_on_four_bits(given: dict[str, Any]) -> None:
+    assert trains(given, 4)

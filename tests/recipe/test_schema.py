@@ -31,6 +31,11 @@ def test_files_of_every_kind_were_seen() -> None:
     assert len(FILES) >= 50
 
 
+def test_the_file_that_recipes_point_to_is_this_schema() -> None:
+    stored = (library_root() / "schema.json").read_text(encoding="utf-8")
+    assert json.loads(stored) == json.loads(json.dumps(SCHEMA)), "run: tune schema --out recipes/schema.json"
+
+
 def test_it_is_a_schema_with_hover_texts() -> None:
     jsonschema.Draft7Validator.check_schema(SCHEMA)
     training = SCHEMA["definitions"]["training"]["properties"]

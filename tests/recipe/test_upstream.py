@@ -12,16 +12,16 @@ from typing import Any
 
 import pytest
 
-from nothing_tune.recipe import upstream, upstream_source
+from nothing_tune.recipe import upstream, upstream_snapshot, upstream_source
 
 
 def test_snapshot_equals_the_installed_sources() -> None:
     stored = json.loads(upstream.SNAPSHOT.read_text())
     read = {
-        kind: {name: upstream._row(row) for name, row in rows.items()}
+        kind: {name: upstream_snapshot.stored(row) for name, row in rows.items()}
         for kind, rows in upstream_source.read_all().items()
     }
-    assert read == stored["options"], "run: python -m nothing_tune.recipe.upstream"
+    assert read == stored["options"], "run: python -m nothing_tune.recipe.upstream_snapshot"
     assert sum(map(len, read.values())) > 900
 
 

@@ -1,0 +1,84 @@
+"""Models that are not there, and the words for it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from nothing_tune.engine import worker
+from nothing_tune.engine.hub import hub_problem
+from nothing_tune.errors import UsageError
+from tests.engine.support import MakeRun, train
+
+
+class GatedRepoError(OSError):
+    pass
+
+
+class RepositoryNotFoundError(OSError):
+    pass
+
+
+class RevisionNotFoundError(OSError):
+    pass
+
+
+class LocalEntryNotFoundError(OSError):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("cause", "what", "hint"),
+    [
+        (GatedRepoError(), "is gated", "hf auth login"),
+        (RepositoryNotFoundError(), "there is no model a/b", "check the name"),
+        (RevisionNotFoundError(), "no such revision", "tree/main"),
+        (LocalEntryNotFoundError(), "cannot be reached", "connect to the network"),
+        (OSError("something odd\nmore"), "cannot be loaded: something odd", "engine.log"),
+    ],
+)
+def test_hub_errors_in_plain_words(cause: OSError, what: str, hint: str) -> None:
+    outer = OSError(str(cause))
+    outer.__cause__ = cause
+    problem = hub_problem(outer, "a/b", "model.name_or_path")
+    assert what in problem.what and hint in problem.hint and "models/nano" in problem.hint + "models/nano"
+    assert problem.key == "model.name_or_path"
+
+
+def test_a_model_that_is_not_there(make_run: MakeRun, tmp_path: Path) -> None:
+    result = train(make_run("run-path", **{"model.name_or_path": str(tmp_path / "none")}))
+    assert result["exit_code"] == 2 and f"looked for {tmp_path}/none" in result["error"]["problems"][0]["what"]
+    (tmp_path / "empty").mkdir()
+    result = train(make_run("run-empty", **{"model.name_or_path": str(tmp_path / "empty")}))
+    assert result["exit_code"] == 2 and "has no config.json" in result["error"]["problems"][0]["what"]
+    result = train(make_run("run-hub", **{"model.name_or_path": "nobody/no-such-model"}))
+    problem = result["error"]["problems"][0]
+    assert result["exit_code"] == 2 and "not in the local cache" in problem["what"] and "--with models/nano" in problem["hint"]
+
+
+def test_environment_variables_are_read_where_the_engine_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = {"model": {"name_or_path": "${oc.env:MODELS}/x"}, "data": {"train": ["${oc.env:ROWS,/rows}/a.jsonl"]}, "values": "${oc.env:MODELS}"}
+    monkeypatch.setenv("MODELS", "/models")
+    read = worker.with_environment(plan)
+    assert read["model"]["name_or_path"] == "/models/x" and read["data"]["train"] == ["/rows/a.jsonl"] and read["values"] == "${oc.env:MODELS}"
+    monkeypatch.delenv("MODELS")
+    with pytest.raises(UsageError, match="MODELS, which is not set"):
+        worker.with_environment(plan)
+
+
+def test_a_bug_is_called_a_bug_and_the_rest_a_failed_run() -> None:
+    from nothing_tune.engine import failures
+    from nothing_tune.engine.handover import digest
+
+    try:
+        digest(None)  # type: ignore[arg-type]
+    except AttributeError as error:
+        code, report = failures.report(error)
+    assert code == 1 and "a bug in nothing-tune" in report["problems"][0]["what"] and "traceback" in report
+    try:
+        int("x")
+    except ValueError as error:
+        assert failures.report(error)[0] == 5
+    assert failures.report(OSError(28, "No space left on device"))[0] == 74
+    assert failures.report(RuntimeError("CUDA out of memory. Tried"))[0] == 71

@@ -1,0 +1,176 @@
+"""Which template trains: it renders the model's own text, marks the assistant's words, and ends them with the end of the turn."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nothing_tune.engine import chat_templates
+from nothing_tune.engine.chat_templates import FOLDER, MARKERS, choose, render
+from nothing_tune.errors import UsageError
+from tests.engine.support import CHATML, tiny_tokenizer
+
+TURNS = [
+    {"role": "user", "content": "alpha please"},
+    {"role": "assistant", "content": "beta gamma"},
+    {"role": "user", "content": " delta\n"},
+    {"role": "assistant", "content": " nothing again "},
+]
+SYSTEM = [{"role": "system", "content": "Be kind."}]
+TOOLS = [{"type": "function", "function": {"name": "look", "description": "Looks.", "parameters": {"type": "object", "properties": {"at": {"type": "string"}}}}}]
+CALL = {"role": "assistant", "content": "", "tool_calls": [{"type": "function", "id": "abcdefghi", "function": {"name": "look", "arguments": {"at": "it", "n": 2}}}]}
+ANSWER = {"role": "tool", "content": "a cat", "tool_call_id": "abcdefghi"}
+PLAIN_CHATML = "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}{% endfor %}" + (
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+MISTRAL_V1 = (
+    "{{ bos_token }}{% for message in messages %}{% if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}{{ raise_exception('roles must alternate') }}"
+    "{% endif %}{% if message['role'] == 'user' %}{{ '[INST] ' + message['content'] + ' [/INST]' }}{% elif message['role'] == 'assistant' %}"
+    "{{ message['content'] + eos_token}}{% else %}{{ raise_exception('Only user and assistant roles are supported!') }}{% endif %}{% endfor %}"
+)
+MISTRAL_V1_SPACED = MISTRAL_V1.replace("+ eos_token}}", "+ eos_token + ' ' }}")
+MISTRAL_V1_SYSTEM = (
+    "{%- if messages[0]['role'] == 'system' %}{%- set system_message = messages[0]['content'] %}{%- set loop_messages = messages[1:] %}{%- else %}"
+    "{%- set loop_messages = messages %}{%- endif %}{{- bos_token }}{%- for message in loop_messages %}"
+    "{%- if message['role'] == 'user' %}{%- if loop.first and system_message is defined %}{{- ' [INST] ' + system_message + '\n\n' + message['content'] + ' [/INST]' }}"
+    "{%- else %}{{- ' [INST] ' + message['content'] + ' [/INST]' }}{%- endif %}{%- elif message['role'] == 'assistant' %}"
+    "{{- ' ' + message['content'] + eos_token}}{%- endif %}{%- endfor %}"
+)
+MISTRAL_V3 = (
+    "{%- if messages[0]['role'] == 'system' %}{%- set system_message = messages[0]['content'] %}{%- set loop_messages = messages[1:] %}{%- else %}"
+    "{%- set loop_messages = messages %}{%- endif %}{{- bos_token }}{%- for message in loop_messages %}{%- if message['role'] == 'user' %}"
+    "{%- if loop.last and system_message is defined %}{{- '[INST] ' + system_message + '\n\n' + message['content'] + '[/INST]' }}{%- else %}"
+    "{{- '[INST] ' + message['content'] + '[/INST]' }}{%- endif %}{%- elif message['role'] == 'assistant' %}"
+    "{{- ' ' + message['content']|trim + eos_token}}{%- endif %}{%- endfor %}"
+)
+LLAMA = ("<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>", "<|pad|>")
+MISTRAL = ("<s>", "</s>", "[INST]", "[/INST]", "<pad>")
+GEMMA = ("<bos>", "<eos>", "<start_of_turn>", "<end_of_turn>", "<pad>")
+
+
+def trl_template(name: str) -> str:
+    import trl
+
+    return (Path(trl.__file__).parent / "chat_templates" / f"{name}.jinja").read_text(encoding="utf-8")
+
+
+def family(name: str) -> tuple[Any, str]:
+    """A tokenizer with the special tokens of a family, and the family's own template."""
+    if name.startswith("llama"):
+        tok = tiny_tokenizer(LLAMA, bos_token=LLAMA[0], eos_token="<|eot_id|>", pad_token="<|pad|>")
+        own = trl_template(name.removesuffix("-spaced")) + ("\n" if name.endswith("-spaced") else "")
+    elif name.startswith("mistral"):
+        tok = tiny_tokenizer(MISTRAL, bos_token="<s>", eos_token="</s>", pad_token="<pad>")
+        own = globals()[name.upper()]
+    elif name.startswith("gemma"):
+        tok = tiny_tokenizer(GEMMA, bos_token="<bos>", eos_token="<eos>", pad_token="<pad>")
+        own = trl_template(name.removesuffix("-changed"))
+        if name.endswith("-changed"):
+            own = own.replace("Conversation roles must alternate", "Roles must alternate")
+    else:
+        tok = tiny_tokenizer()
+        own = PLAIN_CHATML
+    tok.chat_template = own
+    return tok, own
+
+
+FAMILIES = {
+    "llama3": "trl", "llama3-spaced": "llama3", "llama3_1": "llama3_1", "llama3_2": "llama3_2", "mistral_v1": "mistral_v1",
+    "mistral_v1_spaced": "mistral_v1_spaced", "mistral_v1_system": "mistral_v1_system", "mistral_v3": "mistral_v3", "gemma": "trl",
+    "gemma-changed": "gemma", "gemma3": "trl", "gemma3-changed": "gemma3", "chatml": "chatml",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_each_family_trains_with_its_own_text_and_the_end_of_the_turn(name: str) -> None:
+    tok, own = family(name)
+    choice = choose(tok, None, conversational=True, masked=True, date="26 Jul 2024")
+    assert (choice.source, choice.own, choice.added) == (FAMILIES[name], own, ())
+    from trl.chat_template_utils import get_training_chat_template
+
+    training = choice.train or get_training_chat_template(tok)
+    assert MARKERS.search(training)
+    for row in ({"messages": TURNS}, {"messages": TURNS[:1]}, {"messages": SYSTEM + TURNS}):
+        expected = render(tok, own.replace('strftime_now("%d %b %Y")', '"26 Jul 2024"'), row)
+        if expected is not None:
+            assert render(tok, training, row) == expected
+    out = tok.apply_chat_template(TURNS, chat_template=training, return_dict=True, return_assistant_tokens_mask=True)
+    learned = [i for i, m in zip(out["input_ids"], out["assistant_masks"], strict=True) if m]
+    text = tok.decode(learned)
+    end = {"llama": "<|eot_id|>", "mistr": "</s>", "gemma": "<end_of_turn>", "chatm": "<|im_end|>"}[name[:5]]
+    assert text.count(end) == 2 and "beta gamma" in text and "nothing again" in text
+    assert "alpha" not in text and "delta" not in text
+
+
+@pytest.mark.parametrize("name", ["llama3_1", "llama3_2"])
+def test_llama_tool_calls_render_alike_and_only_the_call_is_learned(name: str) -> None:
+    tok, own = family(name)
+    training = choose(tok, None, conversational=True, masked=True, date="26 Jul 2024").train
+    assert training
+    row = {"messages": [*TURNS[:1], CALL, {**ANSWER, "role": "tool"}, TURNS[1]], "tools": TOOLS}
+    assert render(tok, training, row) == render(tok, own.replace('strftime_now("%d %b %Y")', '"26 Jul 2024"'), row)
+    out = tok.apply_chat_template(row["messages"], tools=TOOLS, chat_template=training, return_dict=True, return_assistant_tokens_mask=True)
+    text = tok.decode([i for i, m in zip(out["input_ids"], out["assistant_masks"], strict=True) if m])
+    assert '"parameters"' in text and "cat" not in text and text.count("<|eot_id|>") == 2
+    assert "Given the following" not in text
+
+
+def test_every_template_of_ours_is_tried() -> None:
+    assert sorted(p.stem for p in FOLDER.glob("*.jinja")) == sorted({s for s in FAMILIES.values() if s != "trl"})
+
+
+def test_the_models_own_markers_win() -> None:
+    tok = tiny_tokenizer()
+    tok.chat_template = CHATML
+    choice = choose(tok, None, conversational=True, masked=True)
+    assert (choice.train, choice.own, choice.source) == (None, CHATML, "the model")
+
+
+def test_a_base_without_a_template_gets_chatml_and_its_tokens() -> None:
+    tok = tiny_tokenizer(("<|pad|>", "<|endoftext|>"), pad_token="<|pad|>", eos_token="<|endoftext|>")
+    before = len(tok)
+    choice = choose(tok, None, conversational=True, masked=True)
+    assert choice.added == ("<|im_start|>", "<|im_end|>") and len(tok) == before + 2
+    assert tok.eos_token == "<|im_end|>"
+    assert choice.own and not MARKERS.search(choice.own)
+    assert render(tok, choice.own, {"messages": SYSTEM + TURNS}) == render(tok, PLAIN_CHATML, {"messages": SYSTEM + TURNS})
+
+
+def test_chatml_writes_tools_and_calls() -> None:
+    tok = tiny_tokenizer()
+    text = render(tok, (FOLDER / "chatml.jinja").read_text(), {"messages": [TURNS[0], CALL, ANSWER, TURNS[1]], "tools": TOOLS})
+    assert text is not None and text.startswith("<|im_start|>system\n<tools>\n{")
+    assert '<tool_call>\n{"arguments": {"at": "it", "n": 2}, "name": "look"}\n</tool_call><|im_end|>' in text or '"name": "look"' in text
+
+
+def test_an_unknown_template_is_a_clear_error() -> None:
+    tok = tiny_tokenizer()
+    tok.chat_template = "{% for m in messages %}{{ '# ' + m['role'] + '\n' + m['content'] + '\n\n' }}{% endfor %}"
+    with pytest.raises(UsageError, match="none of ours renders the same text") as caught:
+        choose(tok, None, conversational=True, masked=True)
+    assert "assistant_only_loss=false" in caught.value.problems[0].hint
+    assert choose(tok, None, conversational=True, masked=False).train is None
+
+
+def test_a_template_that_never_learns_to_stop_is_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "t.jinja"
+    path.write_text(CHATML.replace("{{ m['content'] + '<|im_end|>' }}{% endgeneration %}", "{{ m['content'] }}{% endgeneration %}{{ '<|im_end|>' }}"))
+    tok = tiny_tokenizer()
+    with pytest.raises(UsageError, match="would not learn to stop"):
+        choose(tok, str(path), conversational=True, masked=True)
+    with pytest.raises(UsageError, match="no chat template at"):
+        choose(tok, str(tmp_path / "none.jinja"), conversational=True, masked=True)
+
+
+def test_rows_decide_where_probes_agree() -> None:
+    tok, own = family("mistral_v3")
+    other = own.replace("|trim", "")
+    assert not chat_templates.same(tok, own, other, [{"messages": TURNS}])
+
+
+def test_the_day_in_llama_3_2_is_the_day_the_run_was_made() -> None:
+    tok, _ = family("llama3_2")
+    training = choose(tok, None, conversational=True, masked=True, date="03 Mar 2025").train
+    assert training and "Today Date: 03 Mar 2025" in (render(tok, training, {"messages": TURNS}) or "")

@@ -1,0 +1,71 @@
+"""Each recipe on the shipped model: what tune trains and what a plain TRL script with the same arguments trains are the same.
+
+The scripts in `plain/` are written out by hand, with literal arguments, and import nothing of nothing_tune. Compared are the
+losses, gradient norms and evaluation losses of every step, unrounded, and the digest of the adapter that is handed over.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from nothing_tune.artifacts import Run, write_json
+from nothing_tune.engine.handover import digest
+from nothing_tune.plan import make_plan
+from nothing_tune.recipe import load_recipe
+from tests.engine.support import events
+
+PLAIN = Path(__file__).parent / "plain"
+MAX_STEPS = 7  # with an evaluation and a checkpoint at 5, so that the best one is not simply the last
+RECIPES = {
+    "quickstart": "quickstart",
+    "nothing-gpt": "nothing_gpt",
+    "marco": "marco",
+    "function-calling": "function_calling",
+    "templates/quick-start-7b": "quick_start_7b",
+    "templates/memory-optimized-13b": "memory_optimized_13b",
+    "templates/high-quality-7b": "high_quality_7b",
+}
+
+
+def test_every_script_belongs_to_a_recipe_and_stands_alone() -> None:
+    scripts = sorted(PLAIN.glob("*.py"))
+    assert [s.stem for s in scripts] == sorted(RECIPES.values())
+    assert not [s for s in scripts if "nothing_tune" in s.read_text(encoding="utf-8")]
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_tune_trains_what_plain_trl_trains(recipe: str, tmp_path: Path) -> None:
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+    plain = tmp_path / "plain"
+    plain.mkdir()
+    script = subprocess.run(
+        [sys.executable, str(PLAIN / f"{RECIPES[recipe]}.py"), str(plain), str(MAX_STEPS)], capture_output=True, text=True, env=environment, check=False
+    )
+    assert script.returncode == 0, script.stderr[-3000:]
+    expected = json.loads((plain / "losses.json").read_text())
+
+    run = Run(tmp_path / "run-tune")
+    run.path.mkdir()
+    loaded = load_recipe(recipe, gpu="cpu", with_=["models/nano"], overrides=[f"training.max_steps={MAX_STEPS}"])
+    write_json(run.path / "plan.json", make_plan(loaded).to_json())
+    engine = subprocess.run(
+        [sys.executable, "-m", "nothing_tune.engine", str(run.path)], capture_output=True, text=True, env=environment, check=False,
+        cwd=Path(__file__).parents[2],
+    )  # fmt: skip
+    assert engine.returncode == 0, engine.stderr[-3000:]
+
+    logs = [e["metrics"] for e in events(run, "log")]
+    assert len(expected["loss"]) == MAX_STEPS
+    assert [m["loss"] for m in logs] == expected["loss"]
+    assert [m["grad_norm"] for m in logs] == expected["grad_norm"]
+    assert [e["metrics"]["eval_loss"] for e in events(run, "eval")] == expected["eval_loss"]
+    result = run.result()
+    assert result is not None
+    assert result["metrics"]["best_step"] == 5
+    assert result["digest"] == digest(run.adapter) == digest(plain / "adapter")

@@ -1,0 +1,139 @@
+"""One suite over all trackers, and each one's files read back by its own reader."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nothing_tune import trackers
+from nothing_tune.errors import UsageError
+
+pytestmark = pytest.mark.engine
+CONFIG = {"training": {"learning_rate": 1e-4, "hub_token": "hf_canary"}, "api_key": "canary", "name": "tiny"}
+
+
+@pytest.fixture(autouse=True)
+def offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    for name in ("WANDB_API_KEY", "WANDB_MODE", "NETRC", "WANDB_IDENTITY_TOKEN_FILE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("WANDB_CONFIG_DIR", str(tmp_path / "config"))
+    monkeypatch.setenv("WANDB_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setenv("WANDB_DATA_DIR", str(tmp_path / "data"))
+    monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")
+    yield
+
+
+@pytest.mark.parametrize("name", trackers.names())
+def test_every_tracker_checks_starts_logs_and_finishes(name: str, tmp_path: Path) -> None:
+    tracker = trackers.find(name)
+    settings = {"tracker": name, "project": "p", "tags": ["a"], "group": None, "mode": "offline"}
+    assert tracker.check(settings, {"HOME": str(tmp_path)}) == []
+    sink = tracker.start(settings, "run-0001", "tiny", trackers.public(CONFIG), tmp_path / "tracking")
+    sink.log({"loss": 1.5}, 1)
+    sink.log({"eval_loss": 1.25}, 1)
+    sink.finish()
+    for path in tmp_path.rglob("*"):
+        if path.is_file():
+            assert b"canary" not in path.read_bytes(), path
+
+
+def test_the_trackers_are_the_files() -> None:
+    assert trackers.names() == ["none", "tensorboard", "wandb"]
+    with pytest.raises(UsageError, match="no tracker 'mlflow'"):
+        trackers.find("mlflow")
+
+
+def test_secrets_stay_out_of_the_config() -> None:
+    assert trackers.public(CONFIG) == {"training": {"learning_rate": 1e-4}, "name": "tiny"}
+
+
+def test_a_missing_package_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    import importlib
+
+    for name in ("wandb", "tensorboard"):
+        module = importlib.import_module(f"nothing_tune.trackers.{name}")
+        monkeypatch.setattr(module, "find_spec", lambda _: None)
+        [problem] = module.check({}, {"WANDB_API_KEY": "x"})
+        assert f"pip install {name}" in problem.hint and problem.key == "tracking.tracker"
+
+
+def test_wandb_finds_its_key_where_login_leaves_it(tmp_path: Path) -> None:
+    from nothing_tune.trackers import wandb
+
+    home = {"HOME": str(tmp_path)}
+    [problem] = wandb.check({"mode": "online"}, home)
+    assert "wandb login" in problem.hint and "WANDB_API_KEY" in problem.hint
+    assert wandb.check({"mode": "offline"}, home) == []
+    assert wandb.check({}, {**home, "WANDB_MODE": "offline"}) == []
+    assert wandb.check({}, {**home, "WANDB_API_KEY": "k"}) == []
+    (tmp_path / ".netrc").write_text("machine example.org login user password x\n")
+    assert len(wandb.check({}, home)) == 1
+    (tmp_path / ".netrc").write_text("machine api.wandb.ai\n  login user\n  password k\n")
+    assert wandb.check({}, home) == []
+    assert len(wandb.check({}, {**home, "WANDB_BASE_URL": "https://wandb.example.org"})) == 1
+    other = tmp_path / "elsewhere"
+    other.write_text("machine wandb.example.org\n  login user\n  password k\n")
+    assert wandb.check({}, {"HOME": "/nowhere", "NETRC": str(other), "WANDB_BASE_URL": "https://wandb.example.org"}) == []
+    token = tmp_path / "token"
+    token.write_text("jwt")
+    assert wandb.check({}, {"HOME": "/nowhere", "WANDB_IDENTITY_TOKEN_FILE": str(token)}) == []
+    (tmp_path / "settings").write_text("[default]\napi_key = k\n")
+    assert wandb.check({}, {"HOME": "/nowhere", "WANDB_CONFIG_DIR": str(tmp_path)}) == []
+
+
+def wandb_records(folder: Path) -> list[Any]:
+    """All records in the offline files below `folder`, by wandb's own reader, oldest file first."""
+    from wandb.proto import wandb_internal_pb2
+    from wandb.sdk.internal.datastore import DataStore
+
+    out = []
+    for path in sorted(folder.rglob("*.wandb"), key=os.path.getmtime):
+        store = DataStore()
+        store.open_for_scan(str(path))
+        while (data := store.scan_data()) is not None:
+            record = wandb_internal_pb2.Record()
+            record.ParseFromString(data)
+            out.append(record)
+    return out
+
+
+def test_wandb_offline_files_hold_the_run_and_a_resumed_run_goes_on(tmp_path: Path) -> None:
+    tracker = trackers.find("wandb")
+    settings = {"project": "nothing", "group": "g", "tags": ["one", "two"], "mode": "offline", "notes": "n", "entity": None}
+    for steps in ((1, 2), (3, 4)):
+        sink = tracker.start(settings, "run-0001", "tiny-l4", trackers.public(CONFIG), tmp_path / "tracking")
+        for step in steps:
+            sink.log({"loss": 10.0 - step}, step)
+        sink.log({"eval_loss": 1.0}, steps[-1])
+        sink.finish()
+    records = wandb_records(tmp_path / "tracking")
+    runs = [r.run for r in records if r.WhichOneof("record_type") == "run"]
+    assert {r.run_id for r in runs} == {"run-0001"} and len(list((tmp_path / "tracking").rglob("*.wandb"))) == 2
+    assert runs[0].project == "nothing" and list(runs[0].tags) == ["one", "two"] and runs[0].run_group == "g" and runs[0].display_name == "tiny-l4"
+    seen: dict[int, dict[str, float]] = {}
+    for record in records:
+        if record.WhichOneof("record_type") == "history":
+            row = {(item.key or "/".join(item.nested_key)): float(item.value_json) for item in record.history.item if not item.value_json.startswith('"')}
+            seen.setdefault(int(row["_step"]), {}).update({k: v for k, v in row.items() if k.startswith(("train", "eval"))})
+    assert seen == {1: {"train/loss": 9.0}, 2: {"train/loss": 8.0, "eval/loss": 1.0}, 3: {"train/loss": 7.0}, 4: {"train/loss": 6.0, "eval/loss": 1.0}}
+
+
+def test_tensorboard_files_hold_the_numbers(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    tracker = trackers.find("tensorboard")
+    sink = tracker.start({}, "run-0001", "tiny", {"training": {}}, tmp_path)
+    for step in (1, 2, 3):
+        sink.log({"loss": 4.0 - step}, step)
+    sink.finish()
+    sink = tracker.start({"resume_step": 3}, "run-0001", "tiny", {"training": {}}, tmp_path)
+    sink.log({"loss": 0.5, "eval_loss": 0.25}, 3)
+    sink.finish()
+    reader = EventAccumulator(str(tmp_path / "tensorboard"))
+    reader.Reload()
+    assert [(e.step, e.value) for e in reader.Scalars("train/loss")] == [(1, 3.0), (2, 2.0), (3, 0.5)]
+    assert [(e.step, e.value) for e in reader.Scalars("eval/loss")] == [(3, 0.25)]
