@@ -94,8 +94,8 @@ def main() -> None:
         medians = [f"{statistics.median(side):.2f} {unit}" for side in (mine, other)]
         rows.append([what, *medians, f"{mean:.3f}", f"{low:.3f} to {high:.3f}", goal])
     how = (
-        f"`make bench-train`: {options.pairs} interleaved pairs of {options.steps} steps, cold starts, quickstart on the CPU, no evaluation and no "
-        "saving on the way. Ratio: geometric mean over pairs, with its 95 % bootstrap interval."
+        f"`make bench-train`: {options.pairs} interleaved pairs of {options.steps} steps, cold starts, quickstart on the "
+        "CPU, no evaluation and no saving on the way. Ratio: geometric mean over pairs, with its 95 % bootstrap interval."
     )
     header = ("", "`tune train`, median", "plain TRL, median", "ratio", "95 % interval", "goal")
     if options.no_write:

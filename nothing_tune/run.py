@@ -70,6 +70,7 @@ def prepare(recipe: Recipe, plan: Plan, *, root: Path, name: str | None = None, 
             {
                 "tune": __version__,
                 "python": sys.version.split()[0],
+                "layers": [layer.name for layer in recipe.layers],
                 "packages": _versions(),
                 "data": _fingerprints(plan),
             },

@@ -24,9 +24,9 @@ PYTHON
 cat <<'TEXT'
 nothing-tune quickstart
 
-One recipe, recipes/quickstart.yaml, says everything: a small language model that ships with the project, 70 rows of
-dialogue, 4-bit QLoRA. First it is fine-tuned, then you see one reply without and one with what it learned.
-No GPU, no account and no download are needed. About three minutes on two cores.
+One recipe, recipes/quickstart.yaml, says everything: a small language model that ships with the project, a few hundred
+short dialogues, 4-bit QLoRA. It is fine-tuned first; then you see one reply without and one with what it learned.
+No GPU, no account and no download are needed. The training takes less than three minutes on two cores.
 TEXT
 
 run tune train quickstart

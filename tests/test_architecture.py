@@ -23,7 +23,7 @@ ABOVE = {"__init__", "__main__"}  # the package's own front doors may import any
 
 ENGINE_ONLY = {"torch", "transformers", "trl", "peft", "datasets", "bitsandbytes", "accelerate", "safetensors", "numpy"}
 HOMES = {
-    **dict.fromkeys(ENGINE_ONLY, {"engine"}),
+    **{library: {"engine"} for library in ENGINE_ONLY},
     "typer": {"cli"},
     "rich": {"cli"},
     "click": {"cli"},

@@ -194,9 +194,10 @@ def cut_coloured(text: str, columns: int | None) -> str:
 
 
 def near(path: str) -> str:
-    """A path relative to the current folder where it lies below it; any other text unchanged."""
-    here = f"{os.getcwd()}/"
-    return path.replace(here, "") if here in path else path
+    """A path relative to the current folder where it lies below it, or as `recipes/...` in the library; other text unchanged."""
+    from nothing_tune.recipe.library import library_root
+
+    return path.replace(f"{os.getcwd()}/", "").replace(f"{library_root()}/", "recipes/")
 
 
 def clock(seconds: float | None) -> str:

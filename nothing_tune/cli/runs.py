@@ -109,7 +109,7 @@ def show(run_id: options.RunId, runs_dir: options.RunsDir = None, json: options.
         attempts[view.attempt] = (first, view.step)
     paint = console.ink()
     console.out(
-        f"{paint.bold(str(plan.get('name')))}  {paint.dim(run.id)}", *header(_made_of(plan, plan_facts(plan)), paint)
+        f"{paint.bold(str(plan.get('name')))}  {paint.dim(run.id)}", *header(_made_of(run, plan_facts(plan)), paint)
     )
     if len(attempts) > 1:
         parts = [f"{n}: steps {a} to {b}" for n, (a, b) in sorted(attempts.items())]
@@ -129,11 +129,13 @@ def show(run_id: options.RunId, runs_dir: options.RunsDir = None, json: options.
             console.out(*console.problem_lines(from_json(problem), paint))
 
 
-def _made_of(plan: dict[str, Any], facts: dict[str, str]) -> dict[str, str]:
-    """The facts of a plan, and the layers that set its values."""
-    reasons = [str(r) for r in (plan.get("why") or {}).values()]
-    layers = [r.split(" (")[0] for r in reasons if r and not r.startswith(("derived:", "managed:"))]
-    return {**{name: console.near(text) for name, text in facts.items()}, "set by": " · ".join(dict.fromkeys(layers))}
+def _made_of(run: Any, facts: dict[str, str]) -> dict[str, str]:
+    """The facts of a plan, and the layers that it was merged from."""
+    from nothing_tune.artifacts import read_json
+
+    layers = (read_json(run.path / "lock.json") or {}).get("layers") or []
+    shown_facts = {name: console.near(text) for name, text in facts.items()}
+    return {**shown_facts, "layers": " · ".join(console.near(name) for name in layers)} if layers else shown_facts
 
 
 def _files(path: Path) -> dict[str, int]:

@@ -10,6 +10,7 @@ complete checkpoint; a run that is done stays done.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
@@ -97,7 +98,8 @@ def supervise(run: Run) -> int:
         result = died(code, attempt, signals, run)
         write_json(run.path / "result.json", result)
         append_event(
-            run.path / "events.jsonl", {"time": time.time(), "attempt": attempt, "type": "state", "state": result["state"]}
+            run.path / "events.jsonl",
+            {"time": time.time(), "attempt": attempt, "type": "state", "state": result["state"]},
         )
     if run.status().get("state") not in FINAL_STATES:
         write_json(run.path / "status.json", {**run.status(), "state": result["state"], "heartbeat": time.time()})
@@ -145,10 +147,8 @@ def hold(run: Run) -> int:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         holder: dict[str, Any] = {}
-        try:
+        with contextlib.suppress(UsageError):
             holder = read_json(path) or {}
-        except UsageError:
-            pass
         since = holder.get("since")
         when = datetime.fromtimestamp(since, UTC).strftime("%Y-%m-%d %H:%M:%S UTC") if since else "an unknown time"
         raise Busy(

@@ -27,7 +27,9 @@ def tokenizer(plan: Plan) -> Any:
 
     name = model_name(plan)
     try:
-        return AutoTokenizer.from_pretrained(name, revision=_revision(plan), trust_remote_code=bool(plan.model.get("trust_remote_code")))
+        return AutoTokenizer.from_pretrained(
+            name, revision=_revision(plan), trust_remote_code=bool(plan.model.get("trust_remote_code"))
+        )
     except Exception as error:
         raise UsageError(hub_problem(error, name, "model.name_or_path")) from error
 
@@ -41,7 +43,11 @@ def model_name(plan: Plan) -> str:
     if path.is_dir():
         if not (path / "config.json").is_file():
             raise UsageError(
-                Problem(f"{path.absolute()} holds no model: it has no config.json", key="model.name_or_path", hint="name a folder that holds a model")
+                Problem(
+                    f"{path.absolute()} holds no model: it has no config.json",
+                    key="model.name_or_path",
+                    hint="name a folder that holds a model",
+                )
             )
         return str(path)
     if name.startswith((".", "/", "~")) or name.count("/") > 1:
@@ -60,10 +66,16 @@ def model(plan: Plan) -> Any:
     from trl.trainer.utils import create_model_from_path
 
     name = model_name(plan)
-    kwargs: dict[str, Any] = {k: v for k, v in (plan.model.get("init") or {}).items() if v is not None and (k, v) != ("attn_implementation", "auto")}
+    kwargs: dict[str, Any] = {
+        k: v
+        for k, v in (plan.model.get("init") or {}).items()
+        if v is not None and (k, v) != ("attn_implementation", "auto")
+    }
     dtype = getattr(torch, str(kwargs.pop("dtype", None) or ""), None)
     if not isinstance(dtype, torch.dtype):
-        raise PlanError(f"the plan names no dtype for the model: {plan.model.get('init')}", hint="this is a bug of the plan")
+        raise PlanError(
+            f"the plan names no dtype for the model: {plan.model.get('init')}", hint="this is a bug of the plan"
+        )
     cuda = torch.cuda.is_available() and not plan.training.get("use_cpu")
     kwargs |= {
         "dtype": dtype,
@@ -134,6 +146,14 @@ def peft_config(plan: Plan) -> Any:
         return peft.get_peft_config({**settings, "peft_type": kind})
     except KeyError:
         raise PlanError(Problem(f"PEFT has no method {kind!r}", key="peft.peft_type")) from None
+    except ImportError as error:
+        raise PlanError(
+            Problem(
+                f"this PEFT method needs a package that is not installed: {error}",
+                key="peft",
+                hint="pip install the package it names",
+            )
+        ) from error
     except (TypeError, ValueError) as error:
         raise PlanError(Problem(f"PEFT refuses these settings: {error}", key="peft")) from error
 
@@ -149,7 +169,9 @@ def sft_config(plan: Plan, output_dir: Path, assistant_only: bool) -> Any:
     try:
         return SFTConfig(**settings, output_dir=str(output_dir))
     except (TypeError, ValueError) as error:
-        raise PlanError(Problem(f"the training arguments do not fit this machine or each other: {error}", key="training")) from error
+        raise PlanError(
+            Problem(f"the training arguments do not fit this machine or each other: {error}", key="training")
+        ) from error
 
 
 def add_tokens(base: Any, tok: Any, config: Any, added: tuple[str, ...]) -> None:
@@ -190,7 +212,9 @@ def grow(base: Any, tok: Any) -> None:
         return
     base.resize_token_embeddings(len(tok), mean_resizing=False)
     with torch.no_grad():
-        weights = {id(m.weight): m.weight for m in (base.get_input_embeddings(), base.get_output_embeddings()) if m is not None}
+        weights = {
+            id(m.weight): m.weight for m in (base.get_input_embeddings(), base.get_output_embeddings()) if m is not None
+        }
         for weight in weights.values():
             weight[old:] = weight[:old].float().mean(dim=0).to(weight.dtype)
 

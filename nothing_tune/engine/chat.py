@@ -19,7 +19,7 @@ from typing import Any, TextIO
 
 from nothing_tune.artifacts import Run
 from nothing_tune.engine.worker import ENVIRONMENT, with_environment
-from nothing_tune.errors import TuneError, UsageError
+from nothing_tune.errors import UsageError
 from nothing_tune.plan.model import Plan
 
 MAX_NEW_TOKENS = 256
@@ -52,13 +52,19 @@ def main(path: Path, base: bool = False, lines: TextIO | None = None, out: TextI
             request = json.loads(line)
             parts = []
             count = 0
-            for text, count in reply(model, tokenizer, request):
+            for text, total in reply(model, tokenizer, request):
+                count = total
                 if text:
                     parts.append(text)
                     send(type="token", text=text)
             send(type="done", text="".join(parts), tokens=count)
         except Exception as error:  # one bad message does not end the conversation
-            send(type="error", what=f"{type(error).__name__}: {error}", hint="", exit_code=2 if isinstance(error, ValueError | KeyError) else 5)
+            send(
+                type="error",
+                what=f"{type(error).__name__}: {error}",
+                hint="",
+                exit_code=2 if isinstance(error, ValueError | KeyError) else 5,
+            )
     return 0
 
 
@@ -66,7 +72,9 @@ def load(run: Run, base: bool) -> tuple[Any, Any]:
     """The model of `run`, with its adapter unless `base`, ready to generate, and its tokenizer."""
     plan = Plan.from_json(with_environment(run.plan()))
     if not base and not (run.adapter / "tokenizer_config.json").is_file():
-        raise UsageError(f"run {run.id} has nothing to talk to yet: it is {run.state()}", hint=f"tune resume {run.id} finishes it")
+        raise UsageError(
+            f"run {run.id} has nothing to talk to yet: it is {run.state()}", hint=f"tune resume {run.id} finishes it"
+        )
     import torch
 
     if plan.training.get("use_cpu"):
@@ -78,7 +86,9 @@ def load(run: Run, base: bool) -> tuple[Any, Any]:
 
     transformers.logging.set_verbosity_error()
     if not base and not plan.peft:
-        plan = Plan.from_json({**plan.to_json(), "model": {**plan.model, "name_or_path": str(run.adapter), "revision": None}})
+        plan = Plan.from_json(
+            {**plan.to_json(), "model": {**plan.model, "name_or_path": str(run.adapter), "revision": None}}
+        )
     model = build.model(plan)
     tokenizer = build.tokenizer(plan) if base or not plan.peft else AutoTokenizer.from_pretrained(run.adapter)
     if not base and plan.peft:
@@ -106,7 +116,9 @@ def reply(model: Any, tokenizer: Any, request: dict[str, Any]) -> Iterator[tuple
     if not isinstance(messages, list) or not messages:
         raise ValueError("a request needs a list of messages")
     if tokenizer.chat_template:
-        inputs = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+        inputs = tokenizer.apply_chat_template(
+            messages, add_generation_prompt=True, return_tensors="pt", return_dict=True
+        )
     else:
         inputs = tokenizer(messages[-1]["content"], return_tensors="pt", return_token_type_ids=False)
     inputs = {k: v.to(model.device) for k, v in inputs.items()}

@@ -7,6 +7,7 @@ own; else a clear error. What is handed over after training always carries the m
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import time
@@ -93,7 +94,11 @@ def choose(
         path = Path(wanted).expanduser()
         if not path.is_file():
             raise UsageError(
-                Problem(f"there is no chat template at {path.absolute()}", key="data.chat_template", hint="name a .jinja file, or chatml")
+                Problem(
+                    f"there is no chat template at {path.absolute()}",
+                    key="data.chat_template",
+                    hint="name a .jinja file, or chatml",
+                )
             )
         tokenizer.chat_template = path.read_text(encoding="utf-8")
     own = _own(tokenizer)
@@ -102,12 +107,10 @@ def choose(
         return _proved(tokenizer, Choice(None, own, wanted or "the model"), masked)
     from trl.chat_template_utils import get_training_chat_template
 
-    try:
-        text = get_training_chat_template(tokenizer)
-    except ValueError:
-        text = None
-    if text is not None:
-        return _proved(tokenizer, Choice(None, own, "trl"), masked, text)
+    with contextlib.suppress(ValueError):  # TRL ships none
+        shipped = get_training_chat_template(tokenizer)
+        if shipped is not None:
+            return _proved(tokenizer, Choice(None, own, "trl"), masked, shipped)
     for path in sorted(FOLDER.glob("*.jinja")):
         text = path.read_text(encoding="utf-8")
         if same(tokenizer, own, text, rows):
@@ -116,7 +119,7 @@ def choose(
         Problem(
             "the model's chat template does not mark the assistant's words, and none of ours renders the same text",
             key="data.chat_template",
-            hint="set data.chat_template to a file with {% generation %} around what the assistant says, or training.assistant_only_loss=false",
+            hint="set data.chat_template to a file with {% generation %} around them, or training.assistant_only_loss=false",
         )
     )
 

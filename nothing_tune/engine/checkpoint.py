@@ -39,7 +39,8 @@ def commit(folder: Path, *, step: int, attempt: int, run: str) -> None:
         files[str(path.relative_to(folder))] = {"size": path.stat().st_size, "sha256": digest}
     fsync_dir(folder)
     write_json(
-        folder / COMMIT, {"schema": SCHEMA, "run": run, "step": step, "attempt": attempt, "files": files, "versions": versions()}
+        folder / COMMIT,
+        {"schema": SCHEMA, "run": run, "step": step, "attempt": attempt, "files": files, "versions": versions()},
     )
     fsync_dir(folder.parent)
 
@@ -73,7 +74,7 @@ def steps(checkpoints: Path) -> list[int]:
 
 def newest(checkpoints: Path) -> tuple[Path | None, list[str]]:
     """The newest complete checkpoint (None when there is none), and one line for each newer folder that is not complete."""
-    faults = []
+    faults: list[str] = []
     for step in reversed(steps(checkpoints)):
         folder = checkpoints / f"checkpoint-{step}"
         why = fault(folder)
@@ -118,4 +119,6 @@ def versions() -> dict[str, str]:
 
 def trainable_types(model: Any) -> dict[str, list[Any]]:
     """`{name: [dtype, shape]}` of every weight that is trained, as JSON has it."""
-    return {n: [str(p.dtype).removeprefix("torch."), list(p.shape)] for n, p in model.named_parameters() if p.requires_grad}
+    return {
+        n: [str(p.dtype).removeprefix("torch."), list(p.shape)] for n, p in model.named_parameters() if p.requires_grad
+    }

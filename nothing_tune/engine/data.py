@@ -57,10 +57,14 @@ def load(settings: dict[str, Any], evaluate: bool) -> Data:
         return Data(train, held_out, kind)
     if not share:
         raise UsageError(
-            "evaluation is on, but data.eval names no rows", hint="set data.eval to a share such as 0.1, or to a file, or training.eval_strategy to no"
+            "evaluation is on, but data.eval names no rows",
+            hint="set data.eval to a share such as 0.1, or to a file, or training.eval_strategy to no",
         )
     if len(train) < 2:
-        raise UsageError(f"{len(train)} row cannot be split into training and evaluation rows", hint="give more rows, or set training.eval_strategy=no")
+        raise UsageError(
+            f"{len(train)} row cannot be split into training and evaluation rows",
+            hint="give more rows, or set training.eval_strategy=no",
+        )
     parts = train.train_test_split(test_size=share, seed=int(settings.get("seed", 42)))
     return Data(parts["train"], parts["test"], kind)
 
@@ -68,7 +72,9 @@ def load(settings: dict[str, Any], evaluate: bool) -> Data:
 def _source(source: Any, key: str, kind: str) -> tuple[Dataset, str]:
     """The rows of one source or a list of them, and the name of their format."""
     if not source:
-        raise UsageError(Problem("no data is named", key=key, hint=f"set {key} to a file or the name of a data set on the hub"))
+        raise UsageError(
+            Problem("no data is named", key=key, hint=f"set {key} to a file or the name of a data set on the hub")
+        )
     names = [str(s) for s in (source if isinstance(source, list) else [source])]
     files: list[Path] = []
     hub: list[str] = []
@@ -80,7 +86,11 @@ def _source(source: Any, key: str, kind: str) -> tuple[Dataset, str]:
                 raise UsageError(_missing(name, key))
             hub.append(name)
     if files and hub:
-        raise UsageError(Problem(f"local files and hub data sets are mixed: {', '.join(names)}", key=key, hint="use one or the other"))
+        raise UsageError(
+            Problem(
+                f"local files and hub data sets are mixed: {', '.join(names)}", key=key, hint="use one or the other"
+            )
+        )
     if hub:
         return _from_hub(hub, key, kind)
     if sum(f.stat().st_size for f in files) > IN_MEMORY_BYTES:
@@ -118,7 +128,9 @@ def _from_files(files: list[Path], kind: str) -> tuple[Dataset, str]:
     if not rows or checker is None:
         raise UsageError(f"{', '.join(map(str, files))} has no rows")
     columns = list(dict.fromkeys(key for row in rows for key in row))
-    return Dataset.from_dict({c: [row.get(c) for row in rows] for c in columns}, on_mixed_types="use_json"), checker.NAME
+    return Dataset.from_dict(
+        {c: [row.get(c) for row in rows] for c in columns}, on_mixed_types="use_json"
+    ), checker.NAME
 
 
 def _from_large_files(files: list[Path], kind: str) -> tuple[Dataset, str]:
@@ -141,7 +153,13 @@ def _from_hub(names: list[str], key: str, kind: str) -> tuple[Dataset, str]:
             raise UsageError(hub_problem(error, name, key, what="data set")) from error
         if isinstance(data, DatasetDict):
             if "train" not in data:
-                raise UsageError(Problem(f"data set {name} has no split `train`, only {', '.join(data)}", key=key, hint=f"write {repo}:SPLIT"))
+                raise UsageError(
+                    Problem(
+                        f"data set {name} has no split `train`, only {', '.join(data)}",
+                        key=key,
+                        hint=f"write {repo}:SPLIT",
+                    )
+                )
             data = data["train"]
         parts.append(data)
     whole = concatenate_datasets(parts) if len(parts) > 1 else parts[0]
@@ -168,9 +186,9 @@ def _checked(data: Dataset, kind: str, source: str) -> str:
 def _rows(path: Path) -> Iterator[tuple[str, dict[str, Any] | str]]:
     """`(place, row)` for each row of a file; the row is a string that says what is wrong where it cannot be read."""
     if path.suffix == ".parquet":
-        import pyarrow.parquet as parquet
+        from datasets import Dataset
 
-        for number, row in enumerate(parquet.read_table(path).to_pylist()):
+        for number, row in enumerate(Dataset.from_parquet(str(path), keep_in_memory=True)):
             yield f", row {number}", row
         return
     try:
@@ -230,12 +248,24 @@ def _files(name: str) -> list[Path]:
 
 
 def _looks_local(name: str) -> bool:
-    return name.startswith((".", "/", "~")) or name.endswith(SUFFIXES) or "*" in name or name.count("/") > 1 or Path(name).exists()
+    return (
+        name.startswith((".", "/", "~"))
+        or name.endswith(SUFFIXES)
+        or "*" in name
+        or name.count("/") > 1
+        or Path(name).exists()
+    )
 
 
 def _missing(name: str, key: str) -> Problem:
     path = Path(name).expanduser()
-    where = f"looked for {path.absolute()}" if not path.is_dir() else f"{path.absolute()} holds no file that ends in {', '.join(SUFFIXES)}"
+    where = (
+        f"looked for {path.absolute()}"
+        if not path.is_dir()
+        else f"{path.absolute()} holds no file that ends in {', '.join(SUFFIXES)}"
+    )
     return Problem(
-        f"there is no data at {name}: {where}", key=key, hint="name a file or folder that exists, or add --with models/nano to rehearse on the recipe's sample"
+        f"there is no data at {name}: {where}",
+        key=key,
+        hint="name a file or folder that exists, or add --with models/nano to rehearse on the recipe's sample",
     )

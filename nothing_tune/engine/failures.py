@@ -22,7 +22,7 @@ def explain(error: BaseException) -> TuneError:
         if type(cause).__name__ in ("OutOfMemoryError", "MemoryError") or "out of memory" in str(cause).lower():
             return OutOfMemory(
                 f"out of memory: {_first_line(cause)}",
-                hint="halve training.per_device_train_batch_size and double training.gradient_accumulation_steps, or lower training.max_length",
+                hint="halve per_device_train_batch_size and double gradient_accumulation_steps, or lower max_length (all in training)",
             )
         if isinstance(cause, OSError) and cause.errno in _DISK:
             return StorageError(
@@ -30,7 +30,9 @@ def explain(error: BaseException) -> TuneError:
                 hint="free some space; the checkpoints committed so far are whole, and tune resume continues there",
             )
         if "PytorchStreamWriter failed" in str(cause) or "No space left on device" in str(cause):
-            return StorageError(f"the disk refused to write: {_first_line(cause)}", hint="free some space, then tune resume")
+            return StorageError(
+                f"the disk refused to write: {_first_line(cause)}", hint="free some space, then tune resume"
+            )
     frames = traceback.extract_tb(error.__traceback__)
     own = bool(frames) and frames[-1].filename.startswith(_HERE)
     what = f"{type(error).__name__}: {_first_line(error)}"

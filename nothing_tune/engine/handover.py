@@ -21,7 +21,13 @@ from nothing_tune.artifacts import Run, fsync_dir, write_json, write_text
 from nothing_tune.engine import checkpoint, starts
 from nothing_tune.plan.model import Plan
 
-MODEL_FILES = ("adapter_model.safetensors", "adapter_config.json", "config.json", "generation_config.json", "model.safetensors.index.json")
+MODEL_FILES = (
+    "adapter_model.safetensors",
+    "adapter_config.json",
+    "config.json",
+    "generation_config.json",
+    "model.safetensors.index.json",
+)
 
 
 @dataclass(frozen=True)
@@ -38,13 +44,17 @@ def hand_over(run: Run, plan: Plan, trainer: Any, tokenizer: Any) -> tuple[Hando
     """Fills `adapter/` and returns what is in it, and the history entry of the best checkpoint (None unless best is asked for)."""
     best = trainer.best() if trainer.hand_over_best else None
     chosen: Path | None = None
+    step, epoch = trainer.state.global_step, trainer.state.epoch
     if best is not None:
         folder = run.checkpoints / f"checkpoint-{best['step']}"
         why = checkpoint.fault(folder)
         if why is None:
-            chosen = folder
+            chosen, step, epoch = folder, int(best["step"]), best.get("epoch")
         else:
-            trainer.journal.warn(f"the best checkpoint, step {best['step']}, cannot be handed over: {why}", "the last weights are handed over instead")
+            trainer.journal.warn(
+                f"the best checkpoint, step {best['step']}, cannot be handed over: {why}",
+                "the last weights are handed over instead",
+            )
             best = None
     temp = run.path / ".adapter.tmp"
     shutil.rmtree(temp, ignore_errors=True)
@@ -53,10 +63,8 @@ def hand_over(run: Run, plan: Plan, trainer: Any, tokenizer: Any) -> tuple[Hando
         for path in chosen.iterdir():
             if path.name in MODEL_FILES or path.suffix == ".safetensors":
                 shutil.copy2(path, temp / path.name)
-        step, epoch = int(best["step"]), best.get("epoch")  # type: ignore[index]
     else:
         trainer.model.save_pretrained(temp)
-        step, epoch = trainer.state.global_step, trainer.state.epoch
     (temp / "README.md").unlink(missing_ok=True)
     tokenizer.save_pretrained(temp)
     notes = _convert(run, temp, plan)
@@ -87,7 +95,11 @@ def digest(folder: Path) -> str:
     for name in sorted(tensors):
         value = tensors[name]
         total.update(f"{name}{tuple(value.shape)}".encode())
-        total.update(value.to(torch.float32).contiguous().numpy().tobytes() if value.is_floating_point() else value.numpy().tobytes())
+        total.update(
+            value.to(torch.float32).contiguous().numpy().tobytes()
+            if value.is_floating_point()
+            else value.numpy().tobytes()
+        )
     return total.hexdigest()
 
 
@@ -98,27 +110,41 @@ def _convert(run: Run, folder: Path, plan: Plan) -> list[str]:
     if (run.path / starts.FILE).is_file() and weights.is_file():
         config = json.loads(settings.read_text(encoding="utf-8"))
         kind = config.get("init_lora_weights")
-        tensors, config = starts.to_plain_lora(load_file(weights), config, _peft_names(load_file(run.path / starts.FILE)))
+        tensors, config = starts.to_plain_lora(
+            load_file(weights), config, _peft_names(load_file(run.path / starts.FILE))
+        )
         save_file(tensors, weights, metadata={"format": "pt"})
         write_json(settings, config)
-        notes.append(f"Trained as {kind}, handed over as plain LoRA of twice the rank: it fits the untouched base model.")
+        notes.append(
+            f"Trained as {kind}, handed over as plain LoRA of twice the rank: it fits the untouched base model."
+        )
         if str((plan.model.get("init") or {}).get("dtype")) != "float32":
-            notes.append("The base was rounded once more while it trained, so that the last bits differ from what was trained.")
+            notes.append(
+                "The base was rounded once more while it trained, so that the last bits differ from what was trained."
+            )
     elif plan.peft and str(plan.peft.get("init_lora_weights", "")).lower() == "loftq":
         notes.append(
             "Trained with LoftQ: the adapter belongs to the base as LoftQ quantised it, which no plain LoRA can express. Load it with "
-            "PEFT on the unquantised base, which repeats LoftQ; servers that read it as plain LoRA give wrong answers. Merge it first for them."
+            "PEFT on the unquantised base, which repeats LoftQ; servers that read it as plain LoRA answer wrongly. Merge it for them."
         )
     return notes
 
 
 def _peft_names(start: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    return {(n if n.startswith("base_model.model.") else f"base_model.model.{n.removeprefix('base_model.')}"): t for n, t in start.items()}
+    return {
+        (n if n.startswith("base_model.model.") else f"base_model.model.{n.removeprefix('base_model.')}"): t
+        for n, t in start.items()
+    }
 
 
 def _readme(plan: Plan, run: Run, step: int, epoch: float | None, notes: list[str]) -> str:
     base = plan.model.get("name_or_path")
     kind = "An adapter for" if plan.peft else "A model fine-tuned from"
     at = f"step {step}" + (f", epoch {epoch:.2f}" if epoch is not None else "")
-    lines = [f"# {plan.name}", "", f"{kind} `{base}`, trained by nothing-tune in run `{run.id}`; the weights are those of {at}.", ""]
+    lines = [
+        f"# {plan.name}",
+        "",
+        f"{kind} `{base}`, trained by nothing-tune in run `{run.id}`; the weights are those of {at}.",
+        "",
+    ]
     return "\n".join([*lines, *[f"{note}\n" for note in notes]])

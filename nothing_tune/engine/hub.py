@@ -7,6 +7,11 @@ from collections.abc import Iterator
 from nothing_tune.errors import Problem
 
 LOGIN = "run `hf auth login`, or set HF_TOKEN"
+OFFLINE = {
+    "OfflineModeIsEnabled", "LocalEntryNotFoundError", "ConnectError", "ConnectionError", "ConnectTimeout", "ReadTimeout",
+    "ProxyError", "MaxRetryError", "NameResolutionError",
+}  # fmt: skip
+"""Names of the errors that mean: the hub was not reached."""
 REHEARSE = "add --with models/nano to rehearse the recipe without it"
 
 
@@ -17,24 +22,30 @@ def hub_problem(error: BaseException, name: str, key: str, what: str = "model") 
     url = f"https://huggingface.co/{'datasets/' if what == 'data set' else ''}{name}"
     if "GatedRepoError" in kinds or "gated repo" in text:
         return Problem(
-            f"{what} {name} is gated: its owner asks you to accept the terms first", key=key, hint=f"accept them at {url}, then {LOGIN}; or {REHEARSE}"
+            f"{what} {name} is gated: its owner asks you to accept the terms first",
+            key=key,
+            hint=f"accept them at {url}, then {LOGIN}; or {REHEARSE}",
         )
     if "RevisionNotFoundError" in kinds:
-        return Problem(f"{what} {name} has no such revision on the hub", key=key, hint=f"see {url}/tree/main for the ones it has")
+        return Problem(
+            f"{what} {name} has no such revision on the hub", key=key, hint=f"see {url}/tree/main for the ones it has"
+        )
     if kinds & {"RepositoryNotFoundError", "DatasetNotFoundError"} or "is not a valid model identifier" in text:
         return Problem(
-            f"there is no {what} {name} on the hub that you may see", key=key, hint=f"check the name at {url}; if it is private, {LOGIN}; or {REHEARSE}"
+            f"there is no {what} {name} on the hub that you may see",
+            key=key,
+            hint=f"check the name at {url}; if it is private, {LOGIN}; or {REHEARSE}",
         )
-    offline = {"OfflineModeIsEnabled", "LocalEntryNotFoundError", "ConnectError", "ConnectionError", "ConnectTimeout", "ReadTimeout", "ProxyError",
-               "MaxRetryError", "NameResolutionError"}  # fmt: skip
-    if kinds & offline or "couldn't connect" in text.lower() or "Cannot reach" in text:
+    if kinds & OFFLINE or "couldn't connect" in text.lower() or "Cannot reach" in text:
         return Problem(
             f"{what} {name} is not in the local cache and huggingface.co cannot be reached",
             key=key,
             hint=f"connect to the network, or name a local folder; {REHEARSE}",
         )
     first = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-    return Problem(f"{what} {name} cannot be loaded: {first}", key=key, hint=f"see engine.log for the whole story; {REHEARSE}")
+    return Problem(
+        f"{what} {name} cannot be loaded: {first}", key=key, hint=f"see engine.log for the whole story; {REHEARSE}"
+    )
 
 
 def chain(error: BaseException | None) -> Iterator[BaseException]:

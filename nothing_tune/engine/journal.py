@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from typing import Any
@@ -35,7 +36,9 @@ class Journal:
 
     def event(self, kind: str, **fields: Any) -> None:
         """Appends one event of type `kind` with the time and attempt."""
-        append_event(self.run.path / "events.jsonl", {"time": time.time(), "attempt": self.attempt, "type": kind, **fields})
+        append_event(
+            self.run.path / "events.jsonl", {"time": time.time(), "attempt": self.attempt, "type": kind, **fields}
+        )
 
     def warn(self, what: str, hint: str = "") -> None:
         """Appends a `warning` event: something that the user should know and that does not stop the run."""
@@ -70,10 +73,8 @@ class Journal:
             self._dirty.clear()
             if self._end.is_set():
                 return
-            try:
+            with contextlib.suppress(StorageError):  # the training thread meets the same disk, and says so
                 self._write()
-            except StorageError:  # the training thread meets the same disk, and says so
-                pass
             self._end.wait(1.0)
 
     def _write(self) -> None:

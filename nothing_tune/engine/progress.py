@@ -40,6 +40,7 @@ class Progress(TrainerCallback):
         self._last_tokens = 0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Starts the clock; the run is running."""
         self._clock = self._began = time.monotonic()
         self._start_step = state.global_step
         assert self.trainer is not None
@@ -48,11 +49,13 @@ class Progress(TrainerCallback):
         self.journal.state("running")
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Keeps the step in the status."""
         if self.first_step_at is None:
             self.first_step_at = time.time()
         self.journal.status(step=state.global_step, epoch=state.epoch)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
+        """Reports a log of the training, with speed, memory and time left."""
         metrics = {k: v for k, v in (logs or {}).items() if k not in ("epoch", "step")}
         if FINAL_KEYS & metrics.keys():
             return
@@ -86,6 +89,7 @@ class Progress(TrainerCallback):
             )
 
     def on_evaluate(self, args: Any, state: Any, control: Any, metrics: dict[str, Any] | None = None, **_: Any) -> None:
+        """Reports an evaluation."""
         found = {k: v for k, v in (metrics or {}).items() if k != "epoch"}
         self.last_eval = found
         self.journal.event("eval", step=state.global_step, epoch=state.epoch, metrics=found)
@@ -99,7 +103,9 @@ class Progress(TrainerCallback):
                 sink.log(numbers, step)
             except Exception as error:  # a tracker never ends a run
                 self.sinks.remove(sink)
-                self.journal.warn(f"the tracker is switched off for this run: {type(error).__name__}: {error}", "training goes on")
+                self.journal.warn(
+                    f"the tracker is switched off for this run: {type(error).__name__}: {error}", "training goes on"
+                )
 
 
 class Stop(TrainerCallback):
@@ -111,6 +117,7 @@ class Stop(TrainerCallback):
         self.trainer: Trainer | None = None
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Stops here if asked to, unless this was the last step anyway."""
         if self.requested is None or state.global_step >= state.max_steps:
             return
         self.served = True
@@ -119,6 +126,7 @@ class Stop(TrainerCallback):
             control.should_save = True
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Lets what is due at the end of an epoch happen, and nothing else."""
         if not self.served:
             return
         assert self.trainer is not None
@@ -139,6 +147,7 @@ class EarlyStop(TrainerCallback):
         self.patience, self.threshold, self.metric, self.greater = patience, threshold, metric, greater
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Counts, and stops when patience is used up."""
         values = [row[self.metric] for row in state.log_history if self.metric in row]
         waited = patience_used(values, self.threshold, self.greater)
         if waited >= self.patience:

@@ -22,7 +22,9 @@ from nothing_tune.errors import ResumeRefused
 from nothing_tune.plan.model import Plan
 
 
-def train(run: Run, plan: Plan, journal: Journal, interrupts: Any, phases: dict[str, float], outcome: dict[str, Any]) -> bool:
+def train(
+    run: Run, plan: Plan, journal: Journal, interrupts: Any, phases: dict[str, float], outcome: dict[str, Any]
+) -> bool:
     """Trains `run`, continuing at its newest complete checkpoint, and hands over the result; True when it was stopped first.
 
     Args:
@@ -38,11 +40,15 @@ def train(run: Run, plan: Plan, journal: Journal, interrupts: Any, phases: dict[
     with phase("data"):
         rows = data.load(plan.data, evaluate)
         tok = build.tokenizer(plan)
-    conversational = rows.format == "messages" or (rows.format == "prompt-completion" and isinstance(rows.train[0]["prompt"], list))
+    conversational = rows.format == "messages" or (
+        rows.format == "prompt-completion" and isinstance(rows.train[0]["prompt"], list)
+    )
     config = build.sft_config(plan, run.checkpoints, assistant_only=rows.format == "messages")
     wanted = plan.data.get("chat_template") or plan.model.get("chat_template")
     sample = rows.train.select(range(min(chat_templates.ROWS, len(rows.train)))).to_list() if conversational else []
-    template = chat_templates.choose(tok, wanted, conversational, bool(config.assistant_only_loss), sample, _date(journal))
+    template = chat_templates.choose(
+        tok, wanted, conversational, bool(config.assistant_only_loss), sample, _date(journal)
+    )
     with phase("model"):
         peft_config = build.peft_config(plan)
         base = build.model(plan)
@@ -60,19 +66,19 @@ def train(run: Run, plan: Plan, journal: Journal, interrupts: Any, phases: dict[
     progress.trainer = stop.trainer = trainer
     trainer.add_callback(training.Restore(trainer, resume))
     trainer.add_callback(progress)
-    if plan.monitor.get("early_stopping_patience") and evaluate:
-        trainer.add_callback(
-            EarlyStop(
-                journal, int(plan.monitor["early_stopping_patience"]), float(plan.monitor.get("early_stopping_threshold") or 0.0),
-                trainer.metric, trainer.greater,
-            )
-        )  # fmt: skip
+    patience, threshold = (
+        plan.monitor.get("early_stopping_patience"),
+        float(plan.monitor.get("early_stopping_threshold") or 0.0),
+    )
+    if patience and evaluate:
+        trainer.add_callback(EarlyStop(journal, int(patience), threshold, trainer.metric, trainer.greater))
     trainer.add_callback(stop)
     trainer.remove_callback(transformers.PrinterCallback)
     interrupts.training = stop
     try:
         with phase("train"):
-            trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+            if resume is None or not training.finished(trainer, resume, patience if evaluate else None, threshold):
+                trainer.train(resume_from_checkpoint=str(resume) if resume else None)
     finally:
         interrupts.training = None
         outcome |= {"step": trainer.state.global_step, "epoch": trainer.state.epoch}
@@ -87,7 +93,11 @@ def train(run: Run, plan: Plan, journal: Journal, interrupts: Any, phases: dict[
     with phase("handover"):
         result, best = handover.hand_over(run, plan, trainer, tok)
     if best is not None:
-        outcome["metrics"] |= {f"best_{trainer.metric}": best[trainer.metric], "best_step": result.step, "best_epoch": result.epoch}
+        outcome["metrics"] |= {
+            f"best_{trainer.metric}": best[trainer.metric],
+            "best_step": result.step,
+            "best_epoch": result.epoch,
+        }
         journal.event("best", step=result.step, epoch=result.epoch, **{trainer.metric: best[trainer.metric]})
         journal.status(best_step=result.step)
     outcome |= {"adapter": run.adapter.name, "digest": result.digest, "notes": result.notes}
@@ -108,13 +118,24 @@ class _Phases:
 
 
 def _trainer(
-    run: Run, plan: Plan, base: Any, tok: Any, peft_config: Any, config: Any, rows: data.Data, template: chat_templates.Choice, resume: Path | None
+    run: Run,
+    plan: Plan,
+    base: Any,
+    tok: Any,
+    peft_config: Any,
+    config: Any,
+    rows: data.Data,
+    template: chat_templates.Choice,
+    resume: Path | None,
 ) -> training.Trainer:
     """The trainer; PiSSA and OLoRA starts are recorded on a first start and replayed when the run resumes."""
     start = run.path / starts.FILE
     moves = str((plan.peft or {}).get("init_lora_weights", "")).lower().startswith(build.MOVES_BASE)
     if moves and resume is not None and not start.is_file():
-        raise ResumeRefused(f"{start.name} is gone, and without it the base weights of the run cannot be made again", hint="start a new run")
+        raise ResumeRefused(
+            f"{start.name} is gone, and without it the base weights of the run cannot be made again",
+            hint="start a new run",
+        )
     tok.chat_template = template.train or template.own
     with starts.replayed(start) if moves and resume is not None else starts.recorded(start) as write:
         trainer = training.Trainer(
@@ -134,20 +155,20 @@ def _trainer(
     return trainer
 
 
-def _report_start(plan: Plan, trainer: training.Trainer, rows: data.Data, template: chat_templates.Choice, journal: Journal) -> None:
-    import pyarrow.compute as compute
-
+def _report_start(
+    plan: Plan, trainer: training.Trainer, rows: data.Data, template: chat_templates.Choice, journal: Journal
+) -> None:
     model = trainer.model
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
     total = sum(p.numel() * (2 if type(p).__name__ == "Params4bit" else 1) for p in model.parameters())
     supervised = None
     with contextlib.suppress(Exception):
-        labels = trainer.train_dataset.with_format("arrow")[:]["labels"]
-        supervised = compute.sum(compute.not_equal(compute.list_flatten(labels), -100)).as_py()
+        labels = trainer.train_dataset.with_format("arrow")[:]["labels"].combine_chunks().flatten()
+        supervised = int((labels.to_numpy(zero_copy_only=False) != -100).sum())
     dropped = len(rows.train) - len(trainer.train_dataset)
     if dropped > 0 and not trainer.args.packing:
         journal.warn(
-            f"{dropped} of {len(rows.train)} rows were dropped: within training.max_length ({trainer.args.max_length} tokens) nothing of them is learned",
+            f"{dropped} of {len(rows.train)} rows were dropped: nothing of them is learned within {trainer.args.max_length} tokens",
             "raise training.max_length, or shorten the prompts",
         )
     journal.event(
@@ -164,17 +185,33 @@ def _report_start(plan: Plan, trainer: training.Trainer, rows: data.Data, templa
         chat_template=template.source,
         format=rows.format,
     )
-    machine: dict[str, Any] = {"torch": torch.__version__, "threads": torch.get_num_threads(), "device": str(trainer.args.device), "cpus": os.cpu_count()}
+    machine: dict[str, Any] = {
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+        "device": str(trainer.args.device),
+        "cpus": os.cpu_count(),
+    }
     if torch.cuda.is_available():
-        machine |= {"gpu": torch.cuda.get_device_name(0), "memory_gib": torch.cuda.get_device_properties(0).total_memory / 2**30}
-    write_json(journal.run.path / "machine.json", {**(read_json(journal.run.path / "machine.json") or {}), "engine": machine})
+        machine |= {
+            "gpu": torch.cuda.get_device_name(0),
+            "memory_gib": torch.cuda.get_device_properties(0).total_memory / 2**30,
+        }
+    write_json(
+        journal.run.path / "machine.json", {**(read_json(journal.run.path / "machine.json") or {}), "engine": machine}
+    )
 
 
 def _sinks(run: Run, plan: Plan, journal: Journal, resume: Path | None) -> list[trackers.Sink]:
     name = str(plan.tracking.get("tracker") or "none")
     settings = {**plan.tracking, "resume_step": int(resume.name.split("-")[1]) + 1 if resume else None}
     label = str(plan.training.get("run_name") or plan.tracking.get("run_name") or run.id)
-    config = trackers.public({k: plan.values.get(k) for k in ("name", "model", "data", "quantization", "peft", "training") if k in plan.values})
+    config = trackers.public(
+        {
+            k: plan.values.get(k)
+            for k in ("name", "model", "data", "quantization", "peft", "training")
+            if k in plan.values
+        }
+    )
     try:
         return [trackers.find(name).start(settings, run.id, label, config, run.path / "tracking")]
     except Exception as error:  # a tracker never ends a run

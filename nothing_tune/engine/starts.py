@@ -42,7 +42,9 @@ def recorded(path: Path) -> Iterator[Any]:
     def wrap(original: Any) -> Any:
         def init(self: Any, adapter: str, *args: Any, **kwargs: Any) -> None:
             original(self, adapter, *args, **kwargs)
-            found.append((self, self.lora_A[adapter].weight.detach().clone(), self.lora_B[adapter].weight.detach().clone()))
+            found.append(
+                (self, self.lora_A[adapter].weight.detach().clone(), self.lora_B[adapter].weight.detach().clone())
+            )
 
         return init
 
@@ -81,12 +83,16 @@ def replayed(path: Path) -> Iterator[None]:
     originals = {m: getattr(LoraLayer, m) for m in _METHODS}
     with safe_open(path, framework="pt") as handle:
         order = json.loads(handle.metadata()["order"])
-        queue = iter([(n, handle.get_tensor(f"{n}.lora_A.weight"), handle.get_tensor(f"{n}.lora_B.weight")) for n in order])
+        queue = iter(
+            [(n, handle.get_tensor(f"{n}.lora_A.weight"), handle.get_tensor(f"{n}.lora_B.weight")) for n in order]
+        )
 
     def init(self: Any, adapter: str, *_: Any, **__: Any) -> None:
-        name, a, b = next(queue, ("", None, None))
-        if a is None or a.shape != self.lora_A[adapter].weight.shape or b.shape != self.lora_B[adapter].weight.shape:
-            raise ResumeRefused(f"{path.name} does not fit the model ({name or 'too few layers'})", hint="resume with the settings of the run")
+        name, a, b = next(queue, ("too few layers", torch.empty(0), torch.empty(0)))
+        if a.shape != self.lora_A[adapter].weight.shape or b.shape != self.lora_B[adapter].weight.shape:
+            raise ResumeRefused(
+                f"{path.name} does not fit the model ({name})", hint="resume with the settings of the run"
+            )
         base = self.get_base_layer()
         weight = base.weight
         a, b = a.to(weight.device), b.to(weight.device)

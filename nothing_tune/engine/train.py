@@ -8,12 +8,13 @@ from typing import Any
 
 import torch
 from transformers import TrainerCallback
+from transformers.trainer_callback import TrainerState
 from trl import SFTTrainer
 
 from nothing_tune.artifacts import read_json, write_json
 from nothing_tune.engine import checkpoint
 from nothing_tune.engine.journal import Journal
-from nothing_tune.engine.progress import best_entry
+from nothing_tune.engine.progress import best_entry, patience_used
 from nothing_tune.errors import Diverged, ResumeRefused
 from nothing_tune.plan.model import Plan
 
@@ -63,7 +64,11 @@ class Trainer(SFTTrainer):
         entry = self.best() if self.hand_over_best else None
         best_step = entry["step"] if entry else None
         self.journal.event(
-            "checkpoint", step=step, epoch=self.state.epoch, path=str(folder.relative_to(self.journal.run.path)), best=best_step == step
+            "checkpoint",
+            step=step,
+            epoch=self.state.epoch,
+            path=str(folder.relative_to(self.journal.run.path)),
+            best=best_step == step,
         )
         if best_step is not None:
             self.journal.status(best_step=best_step)
@@ -77,7 +82,9 @@ class Trainer(SFTTrainer):
             "loss_since_log": float(self._tr_loss),
             "last_logged_step": self._globalstep_last_logged,
             "total_loss": self._total_loss_scalar,
-            "metrics": {mode: {k: list(map(float, v)) for k, v in kept.items()} for mode, kept in self._metrics.items()},
+            "metrics": {
+                mode: {k: list(map(float, v)) for k, v in kept.items()} for mode, kept in self._metrics.items()
+            },
             "trained_s": self.trained_s(),
             "trainable": checkpoint.trainable_types(self.model),
         }
@@ -115,20 +122,41 @@ class Restore(TrainerCallback):
         self.trainer, self.folder = trainer, folder
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        trainer = self.trainer
-        trainer._began = time.monotonic()
+        """Puts everything back where the loop has just set it to zero."""
+        self.trainer._began = time.monotonic()
         state.compute_steps(args, state.max_steps)  # how often to log may have changed since the checkpoint
-        kept = read_json(self.folder / checkpoint.STATE) if self.folder else None
-        if not kept:
-            return
-        trainer.saved_step = state.global_step
-        trainer._total_train_tokens = kept["num_tokens"]
-        trainer._tr_loss = trainer._tr_loss + kept["loss_since_log"]
-        trainer._globalstep_last_logged = kept["last_logged_step"]
-        trainer._total_loss_scalar = kept["total_loss"]
-        trainer._trained_before = kept["trained_s"]
-        for mode, metrics in kept["metrics"].items():
-            trainer._metrics[mode].update({k: list(v) for k, v in metrics.items()})
+        if self.folder is not None:
+            put_back(self.trainer, self.folder)
+
+
+def put_back(trainer: Trainer, folder: Path) -> None:
+    """Gives `trainer` the counters and sums that the checkpoint in `folder` was written with."""
+    kept = read_json(folder / checkpoint.STATE)
+    trainer.saved_step = trainer.state.global_step
+    trainer._total_train_tokens = kept["num_tokens"]
+    trainer._tr_loss = torch.tensor(kept["loss_since_log"], device=trainer.args.device)
+    trainer._globalstep_last_logged = kept["last_logged_step"]
+    trainer._total_loss_scalar = kept["total_loss"]
+    trainer._trained_before = kept["trained_s"]
+    for mode, metrics in kept["metrics"].items():
+        trainer._metrics[mode].update({k: list(v) for k, v in metrics.items()})
+
+
+def finished(trainer: Trainer, folder: Path, patience: int | None, threshold: float) -> bool:
+    """Whether the run had trained to its end when the checkpoint in `folder` was written; if so, `trainer` is put in that state.
+
+    Resuming such a run would train one step too many, as the loop asks only after a step.
+    """
+    state = TrainerState.load_from_json(str(folder / "trainer_state.json"))
+    total = trainer.set_initial_training_values(trainer.args, trainer.get_train_dataloader())[-1]
+    values = [row[trainer.metric] for row in state.log_history if trainer.metric in row]
+    stopped_early = bool(patience) and patience_used(values, threshold, trainer.greater) >= int(patience or 0)
+    if state.global_step < total and not stopped_early:
+        return False
+    trainer._load_from_checkpoint(str(folder))
+    trainer.state = state
+    put_back(trainer, folder)
+    return True
 
 
 def cast_trainable(model: Any, dtype: str | None) -> None:

@@ -136,7 +136,9 @@ def with_environment(plan: dict[str, Any]) -> dict[str, Any]:
         name, default = match.group(1), match.group(2)
         value = os.environ.get(name, default)
         if value is None:
-            raise UsageError(f"the recipe reads the environment variable {name}, which is not set here", hint=f"export {name}=...")
+            raise UsageError(
+                f"the recipe reads the environment variable {name}, which is not set here", hint=f"export {name}=..."
+            )
         return value.strip()
 
     def walk(value: Any) -> Any:
@@ -159,11 +161,16 @@ def prepare_environment(plan: Plan, journal: Journal) -> None:
     if plan.world_size > 1:
         return
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    gpus = visible.split(",") if visible is not None else [str(i) for i in range(len(list(Path("/dev").glob("nvidia[0-9]*"))))]
+    gpus = (
+        visible.split(",")
+        if visible is not None
+        else [str(i) for i in range(len(list(Path("/dev").glob("nvidia[0-9]*"))))]
+    )
     if len(gpus) > 1:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpus[0]
         journal.warn(
-            f"{len(gpus)} GPUs are visible; this run trains on one, number {gpus[0]}", "set CUDA_VISIBLE_DEVICES to choose another"
+            f"{len(gpus)} GPUs are visible; this run trains on one, number {gpus[0]}",
+            "set CUDA_VISIBLE_DEVICES to choose another",
         )
 
 

@@ -37,7 +37,7 @@ def names() -> list[str]:
 def find(name: str) -> Format:
     """The format called `name`; `UsageError` names the ones that exist."""
     for f in FORMATS:
-        if f.NAME == name:
+        if name == f.NAME:
             return f
     raise UsageError(f"there is no data format {name!r}", hint=f"data.format is one of auto, {', '.join(names())}")
 
@@ -49,4 +49,6 @@ def detect(columns: Collection[str], row: Mapping[str, Any], source: str = "the 
             return f
     wants = "; ".join(f"{f.NAME}: {f.WANTS}" for f in FORMATS)
     found = ", ".join(columns) or "none"
-    raise UsageError(f"{source} has no format that is known: its columns are {found}", hint=f"rows need one of: {wants}")
+    raise UsageError(
+        f"{source} has no format that is known: its columns are {found}", hint=f"rows need one of: {wants}"
+    )

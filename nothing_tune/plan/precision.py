@@ -54,7 +54,7 @@ def _mode(training: dict[str, Any], gpu: dict[str, Any]) -> tuple[str, str]:
         if training.get(key):
             return key, f"the recipe sets training.{key}"
     if gpu.get("kind", "cuda") != "cuda":
-        return "float32", f"{name}: trained in float32"
+        return "float32", "half precision is for CUDA GPUs"
     if training.get("bf16") is False and training.get("fp16") is False:
         return "float32", "the recipe switches bf16 and fp16 off"
     if gpu.get("bf16") and training.get("bf16") is None:

@@ -30,7 +30,9 @@ class Tracker(Protocol):
     def check(self, settings: Mapping[str, Any], env: Mapping[str, str]) -> list[Problem]:
         """What is missing to use the tracker with the recipe's `tracking` settings; imports no heavy package."""
 
-    def start(self, settings: Mapping[str, Any], run_id: str, name: str, config: Mapping[str, Any], folder: Path) -> Sink:
+    def start(
+        self, settings: Mapping[str, Any], run_id: str, name: str, config: Mapping[str, Any], folder: Path
+    ) -> Sink:
         """Begins, or goes on with, the run `run_id`, called `name`; files go below `folder`."""
 
 
@@ -42,7 +44,9 @@ def names() -> list[str]:
 def find(name: str) -> Tracker:
     """The tracker called `name`; `UsageError` names the ones that exist."""
     if name not in names():
-        raise UsageError(Problem(f"there is no tracker {name!r}", key="tracking.tracker", hint=f"it is one of {', '.join(names())}"))
+        raise UsageError(
+            Problem(f"there is no tracker {name!r}", key="tracking.tracker", hint=f"it is one of {', '.join(names())}")
+        )
     return cast(Tracker, import_module(f"nothing_tune.trackers.{name}"))
 
 

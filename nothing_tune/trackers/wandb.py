@@ -43,7 +43,12 @@ def check(settings: Mapping[str, Any], env: Mapping[str, str]) -> list[Problem]:
             )
         ]
     mode = settings.get("mode") or env.get("WANDB_MODE") or "online"
-    if mode in ("offline", "disabled", "dryrun") or env.get("WANDB_API_KEY") or env.get("WANDB_IDENTITY_TOKEN_FILE") or _logged_in(env):
+    if (
+        mode in ("offline", "disabled", "dryrun")
+        or env.get("WANDB_API_KEY")
+        or env.get("WANDB_IDENTITY_TOKEN_FILE")
+        or _logged_in(env)
+    ):
         return []
     return [
         Problem(

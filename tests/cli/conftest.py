@@ -108,6 +108,7 @@ def demo(tmp_path: Path) -> Demo:
     path.mkdir(parents=True)
     write_json(path / "plan.json", PLAN)
     (path / "recipe.yaml").write_text("name: demo\n")
+    write_json(path / "lock.json", {"layers": ["base/qlora", "demo.yaml"]})
     made = Demo(Run(path))
     made.status("starting")
     return made

@@ -92,7 +92,7 @@ def test_show(tune: Callable[..., Any], demo: Any) -> None:
         "  precision  bf16: l4 computes in bfloat16\n"
         "  batch      2 x 8 = 16 rows a step\n"
         "  length     3 epochs, rows of up to 1024 tokens\n"
-        "  set by     demo.yaml\n"
+        "  layers     base/qlora · demo.yaml\n"
         "\n"
         "warnings\n"
         "  3 rows were cut\n"

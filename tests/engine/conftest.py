@@ -58,13 +58,19 @@ def make_run(tmp_path: Path, model_dir: Path, rows_file: Path) -> MakeRun:
             "name": "tiny",
             "gpu": {"name": "cpu"},
             "values": {"name": "tiny"},
-            "model": {"name_or_path": str(model_dir), "revision": None, "trust_remote_code": False, "init": {"dtype": "float32", "attn_implementation": "sdpa"}},
+            "model": {
+                "name_or_path": str(model_dir), "revision": None, "trust_remote_code": False,
+                "init": {"dtype": "float32", "attn_implementation": "sdpa"},
+            },
             "data": {"train": str(rows_file), "eval": 0.2, "format": "auto", "seed": 42, "max_samples": None, "chat_template": None},
             "quantization": None,
-            "peft": {"peft_type": "LORA", "task_type": "CAUSAL_LM", "r": 4, "lora_alpha": 8, "lora_dropout": 0.1, "target_modules": "all-linear"},
+            "peft": {
+                "peft_type": "LORA", "task_type": "CAUSAL_LM", "r": 4, "lora_alpha": 8, "lora_dropout": 0.1, "target_modules": "all-linear",
+            },
             "training": {
                 "use_cpu": True, "bf16": False, "per_device_train_batch_size": 2, "gradient_accumulation_steps": 2, "max_steps": 6,
-                "learning_rate": 1e-3, "logging_steps": 1, "eval_strategy": "steps", "eval_steps": 2, "save_strategy": "steps", "save_steps": 2,
+                "learning_rate": 1e-3, "logging_steps": 1, "eval_strategy": "steps", "eval_steps": 2, "save_strategy": "steps",
+                "save_steps": 2,
                 "report_to": "none", "save_total_limit": None, "load_best_model_at_end": False, "logging_nan_inf_filter": False,
                 "disable_tqdm": True, "activation_checkpointing": False, "max_length": 128, "seed": 42,
             },

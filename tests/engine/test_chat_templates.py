@@ -1,3 +1,4 @@
+# ruff: noqa: E501
 """Which template trains: it renders the model's own text, marks the assistant's words, and ends them with the end of the turn."""
 
 from __future__ import annotations
@@ -19,11 +20,27 @@ TURNS = [
     {"role": "assistant", "content": " nothing again "},
 ]
 SYSTEM = [{"role": "system", "content": "Be kind."}]
-TOOLS = [{"type": "function", "function": {"name": "look", "description": "Looks.", "parameters": {"type": "object", "properties": {"at": {"type": "string"}}}}}]
-CALL = {"role": "assistant", "content": "", "tool_calls": [{"type": "function", "id": "abcdefghi", "function": {"name": "look", "arguments": {"at": "it", "n": 2}}}]}
+TOOLS = [
+    {
+        "type": "function",
+        "function": {
+            "name": "look",
+            "description": "Looks.",
+            "parameters": {"type": "object", "properties": {"at": {"type": "string"}}},
+        },
+    }
+]
+CALL = {
+    "role": "assistant",
+    "content": "",
+    "tool_calls": [
+        {"type": "function", "id": "abcdefghi", "function": {"name": "look", "arguments": {"at": "it", "n": 2}}}
+    ],
+}
 ANSWER = {"role": "tool", "content": "a cat", "tool_call_id": "abcdefghi"}
-PLAIN_CHATML = "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}{% endfor %}" + (
-    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+PLAIN_CHATML = (
+    "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}{% endfor %}"
+    + ("{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}")
 )
 MISTRAL_V1 = (
     "{{ bos_token }}{% for message in messages %}{% if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}{{ raise_exception('roles must alternate') }}"
@@ -100,8 +117,11 @@ def test_each_family_trains_with_its_own_text_and_the_end_of_the_turn(name: str)
     learned = [i for i, m in zip(out["input_ids"], out["assistant_masks"], strict=True) if m]
     text = tok.decode(learned)
     end = {"llama": "<|eot_id|>", "mistr": "</s>", "gemma": "<end_of_turn>", "chatm": "<|im_end|>"}[name[:5]]
-    assert text.count(end) == 2 and "beta gamma" in text and "nothing again" in text
-    assert "alpha" not in text and "delta" not in text
+    assert text.count(end) == 2
+    assert "beta gamma" in text
+    assert "nothing again" in text
+    assert "alpha" not in text
+    assert "delta" not in text
 
 
 @pytest.mark.parametrize("name", ["llama3_1", "llama3_2"])
@@ -111,9 +131,13 @@ def test_llama_tool_calls_render_alike_and_only_the_call_is_learned(name: str) -
     assert training
     row = {"messages": [*TURNS[:1], CALL, {**ANSWER, "role": "tool"}, TURNS[1]], "tools": TOOLS}
     assert render(tok, training, row) == render(tok, own.replace('strftime_now("%d %b %Y")', '"26 Jul 2024"'), row)
-    out = tok.apply_chat_template(row["messages"], tools=TOOLS, chat_template=training, return_dict=True, return_assistant_tokens_mask=True)
+    out = tok.apply_chat_template(
+        row["messages"], tools=TOOLS, chat_template=training, return_dict=True, return_assistant_tokens_mask=True
+    )
     text = tok.decode([i for i, m in zip(out["input_ids"], out["assistant_masks"], strict=True) if m])
-    assert '"parameters"' in text and "cat" not in text and text.count("<|eot_id|>") == 2
+    assert '"parameters"' in text
+    assert "cat" not in text
+    assert text.count("<|eot_id|>") == 2
     assert "Given the following" not in text
 
 
@@ -132,17 +156,27 @@ def test_a_base_without_a_template_gets_chatml_and_its_tokens() -> None:
     tok = tiny_tokenizer(("<|pad|>", "<|endoftext|>"), pad_token="<|pad|>", eos_token="<|endoftext|>")
     before = len(tok)
     choice = choose(tok, None, conversational=True, masked=True)
-    assert choice.added == ("<|im_start|>", "<|im_end|>") and len(tok) == before + 2
+    assert choice.added == ("<|im_start|>", "<|im_end|>")
+    assert len(tok) == before + 2
     assert tok.eos_token == "<|im_end|>"
-    assert choice.own and not MARKERS.search(choice.own)
-    assert render(tok, choice.own, {"messages": SYSTEM + TURNS}) == render(tok, PLAIN_CHATML, {"messages": SYSTEM + TURNS})
+    assert choice.own
+    assert not MARKERS.search(choice.own)
+    assert render(tok, choice.own, {"messages": SYSTEM + TURNS}) == render(
+        tok, PLAIN_CHATML, {"messages": SYSTEM + TURNS}
+    )
 
 
 def test_chatml_writes_tools_and_calls() -> None:
     tok = tiny_tokenizer()
-    text = render(tok, (FOLDER / "chatml.jinja").read_text(), {"messages": [TURNS[0], CALL, ANSWER, TURNS[1]], "tools": TOOLS})
-    assert text is not None and text.startswith("<|im_start|>system\n<tools>\n{")
-    assert '<tool_call>\n{"arguments": {"at": "it", "n": 2}, "name": "look"}\n</tool_call><|im_end|>' in text or '"name": "look"' in text
+    text = render(
+        tok, (FOLDER / "chatml.jinja").read_text(), {"messages": [TURNS[0], CALL, ANSWER, TURNS[1]], "tools": TOOLS}
+    )
+    assert text is not None
+    assert text.startswith("<|im_start|>system\n<tools>\n{")
+    assert (
+        '<tool_call>\n{"arguments": {"at": "it", "n": 2}, "name": "look"}\n</tool_call><|im_end|>' in text
+        or '"name": "look"' in text
+    )
 
 
 def test_an_unknown_template_is_a_clear_error() -> None:
@@ -156,7 +190,12 @@ def test_an_unknown_template_is_a_clear_error() -> None:
 
 def test_a_template_that_never_learns_to_stop_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "t.jinja"
-    path.write_text(CHATML.replace("{{ m['content'] + '<|im_end|>' }}{% endgeneration %}", "{{ m['content'] }}{% endgeneration %}{{ '<|im_end|>' }}"))
+    path.write_text(
+        CHATML.replace(
+            "{{ m['content'] + '<|im_end|>' }}{% endgeneration %}",
+            "{{ m['content'] }}{% endgeneration %}{{ '<|im_end|>' }}",
+        )
+    )
     tok = tiny_tokenizer()
     with pytest.raises(UsageError, match="would not learn to stop"):
         choose(tok, str(path), conversational=True, masked=True)
@@ -173,4 +212,5 @@ def test_rows_decide_where_probes_agree() -> None:
 def test_the_day_in_llama_3_2_is_the_day_the_run_was_made() -> None:
     tok, _ = family("llama3_2")
     training = choose(tok, None, conversational=True, masked=True, date="03 Mar 2025").train
-    assert training and "Today Date: 03 Mar 2025" in (render(tok, training, {"messages": TURNS}) or "")
+    assert training
+    assert "Today Date: 03 Mar 2025" in (render(tok, training, {"messages": TURNS}) or "")

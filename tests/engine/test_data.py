@@ -23,19 +23,32 @@ def load(train: object, evaluate: bool = False, **more: object) -> data.Data:
 
 
 def test_lines_with_errors_are_named_all_at_once(tmp_path: Path) -> None:
-    path = write(tmp_path / "rows.jsonl", GOOD, "{nope", {"messages": []}, [1], GOOD, {"messages": [{"role": "bot", "content": "x"}]}, {"messages": [{"role": "user", "content": "x"}]})
+    path = write(
+        tmp_path / "rows.jsonl",
+        GOOD,
+        "{nope",
+        {"messages": []},
+        [1],
+        GOOD,
+        {"messages": [{"role": "bot", "content": "x"}]},
+        {"messages": [{"role": "user", "content": "x"}]},
+    )
     with pytest.raises(UsageError) as caught:
         load(path)
     what = [p.what for p in caught.value.problems]
     assert [w.split(": ")[0] for w in what] == [f"{path}:{n}" for n in (2, 3, 4, 6, 7)]
-    assert "not JSON" in what[0] and "a list of messages" in what[1] and "'bot'" in what[3] and "nothing to learn" in what[4]
+    assert "not JSON" in what[0]
+    assert "a list of messages" in what[1]
+    assert "'bot'" in what[3]
+    assert "nothing to learn" in what[4]
     assert "messages" in caught.value.problems[-1].hint
 
 
 def test_many_bad_rows_are_counted(tmp_path: Path) -> None:
     with pytest.raises(UsageError) as caught:
         load(write(tmp_path / "rows.jsonl", GOOD, *[{"messages": []}] * 25))
-    assert len(caught.value.problems) == data.MAX_PROBLEMS + 1 and "15 more rows" in caught.value.problems[-1].what
+    assert len(caught.value.problems) == data.MAX_PROBLEMS + 1
+    assert "15 more rows" in caught.value.problems[-1].what
 
 
 def test_unknown_columns_say_what_was_found_and_what_is_wanted(tmp_path: Path) -> None:
@@ -68,7 +81,8 @@ def test_json_csv_and_parquet(tmp_path: Path) -> None:
     assert load(str(tmp_path / "a.json")).format == "messages"
     (tmp_path / "b.csv").write_text('prompt,completion\n"a, b",c\nd,e\n')
     loaded = load(str(tmp_path / "b.csv"))
-    assert loaded.format == "prompt-completion" and loaded.train[0] == {"prompt": "a, b", "completion": "c"}
+    assert loaded.format == "prompt-completion"
+    assert loaded.train[0] == {"prompt": "a, b", "completion": "c"}
     from datasets import Dataset
 
     Dataset.from_list([{"text": "x"}] * 3).to_parquet(tmp_path / "c.parquet")
@@ -79,7 +93,9 @@ def test_tool_calls_keep_their_shape(tmp_path: Path) -> None:
     rows = []
     for arguments in ({"city": "Oslo"}, {"n": 3, "deep": {"x": [1, "two"]}}):
         call = {"type": "function", "function": {"name": "f", "arguments": arguments}}
-        rows.append({"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "", "tool_calls": [call]}]})
+        rows.append(
+            {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "", "tool_calls": [call]}]}
+        )
     rows.append(GOOD)
     assert load(write(tmp_path / "rows.jsonl", *rows)).train.to_list() == rows
 
@@ -88,10 +104,12 @@ def test_the_split_happens_only_with_evaluation(tmp_path: Path) -> None:
     path = write(tmp_path / "rows.jsonl", *[GOOD] * 10)
     assert load(path, evaluate=False, eval=0.2).eval is None
     both = load(path, evaluate=True, eval=0.2)
-    assert both.eval is not None and (len(both.train), len(both.eval)) == (8, 2)
+    assert both.eval is not None
+    assert (len(both.train), len(both.eval)) == (8, 2)
     other = write(tmp_path / "other.jsonl", GOOD)
     own = load(path, evaluate=True, eval=other)
-    assert own.eval is not None and (len(own.train), len(own.eval)) == (10, 1)
+    assert own.eval is not None
+    assert (len(own.train), len(own.eval)) == (10, 1)
     with pytest.raises(UsageError, match="names no rows"):
         load(path, evaluate=True, eval=None)
     assert len(load(path, max_samples=4).train) == 4
@@ -108,4 +126,5 @@ def test_large_files_are_checked_too(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_a_hub_data_set_without_a_network(tmp_path: Path) -> None:
     with pytest.raises(UsageError) as caught:
         load("nobody/no-such-data")
-    assert caught.value.problems[0].key == "data.train" and "nobody/no-such-data" in caught.value.problems[0].what
+    assert caught.value.problems[0].key == "data.train"
+    assert "nobody/no-such-data" in caught.value.problems[0].what

@@ -18,10 +18,10 @@ from nothing_tune.artifacts import Run, write_json
 from nothing_tune.engine.handover import digest
 from nothing_tune.plan import make_plan
 from nothing_tune.recipe import load_recipe
-from tests.engine.support import events
+from tests.engine.support import events, train
 
 PLAIN = Path(__file__).parent / "plain"
-MAX_STEPS = 7  # with an evaluation and a checkpoint at 5, so that the best one is not simply the last
+MAX_STEPS = 6  # evaluated and saved at 5 and at the end; the better of the two is handed over
 RECIPES = {
     "quickstart": "quickstart",
     "nothing-gpt": "nothing_gpt",
@@ -45,7 +45,11 @@ def test_tune_trains_what_plain_trl_trains(recipe: str, tmp_path: Path) -> None:
     plain = tmp_path / "plain"
     plain.mkdir()
     script = subprocess.run(
-        [sys.executable, str(PLAIN / f"{RECIPES[recipe]}.py"), str(plain), str(MAX_STEPS)], capture_output=True, text=True, env=environment, check=False
+        [sys.executable, str(PLAIN / f"{RECIPES[recipe]}.py"), str(plain), str(MAX_STEPS)],
+        capture_output=True,
+        text=True,
+        env=environment,
+        check=False,
     )
     assert script.returncode == 0, script.stderr[-3000:]
     expected = json.loads((plain / "losses.json").read_text())
@@ -54,18 +58,13 @@ def test_tune_trains_what_plain_trl_trains(recipe: str, tmp_path: Path) -> None:
     run.path.mkdir()
     loaded = load_recipe(recipe, gpu="cpu", with_=["models/nano"], overrides=[f"training.max_steps={MAX_STEPS}"])
     write_json(run.path / "plan.json", make_plan(loaded).to_json())
-    engine = subprocess.run(
-        [sys.executable, "-m", "nothing_tune.engine", str(run.path)], capture_output=True, text=True, env=environment, check=False,
-        cwd=Path(__file__).parents[2],
-    )  # fmt: skip
-    assert engine.returncode == 0, engine.stderr[-3000:]
+    result = train(run)
+    assert result["state"] == "done", result["error"]
 
     logs = [e["metrics"] for e in events(run, "log")]
     assert len(expected["loss"]) == MAX_STEPS
     assert [m["loss"] for m in logs] == expected["loss"]
     assert [m["grad_norm"] for m in logs] == expected["grad_norm"]
     assert [e["metrics"]["eval_loss"] for e in events(run, "eval")] == expected["eval_loss"]
-    result = run.result()
-    assert result is not None
-    assert result["metrics"]["best_step"] == 5
+    assert result["metrics"]["best_eval_loss"] == min(expected["eval_loss"])
     assert result["digest"] == digest(run.adapter) == digest(plain / "adapter")

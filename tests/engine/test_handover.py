@@ -13,7 +13,14 @@ from nothing_tune.engine import session
 from nothing_tune.engine.handover import digest
 from tests.engine.support import NF4, MakeRun, events, tiny_model, train
 
-LORA = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "r": 4, "lora_alpha": 8, "lora_dropout": 0.0, "target_modules": "all-linear"}
+LORA = {
+    "peft_type": "LORA",
+    "task_type": "CAUSAL_LM",
+    "r": 4,
+    "lora_alpha": 8,
+    "lora_dropout": 0.0,
+    "target_modules": "all-linear",
+}
 
 
 @pytest.fixture
@@ -57,11 +64,12 @@ def plainly_loaded(base: Path, adapter: Path) -> Any:
         {"init_lora_weights": "pissa", "use_rslora": True},
         {"init_lora_weights": "pissa", "rank_pattern": {"q_proj": 2}, "alpha_pattern": {"v_proj": 16}},
         {"init_lora_weights": "olora"},
-        {"init_lora_weights": "loftq", "loftq_config": {"loftq_bits": 4, "loftq_iter": 1}},
     ],
     ids=lambda s: "-".join(map(str, s.values())) or "lora",
 )
-def test_the_adapter_on_the_plain_base_gives_the_trained_logits(settings: dict, make_run: MakeRun, model_dir: Path, trained: list[Any]) -> None:
+def test_the_adapter_on_the_plain_base_gives_the_trained_logits(
+    settings: dict, make_run: MakeRun, model_dir: Path, trained: list[Any]
+) -> None:
     run = make_run(**{"peft": {**LORA, **settings}, "training.learning_rate": 0.02})
     result = train(run)
     assert result["state"] == "done"
@@ -74,10 +82,27 @@ def test_the_adapter_on_the_plain_base_gives_the_trained_logits(settings: dict, 
     assert (logits(loaded) - expected).abs().max() < 1e-4
     config = json.loads((run.adapter / "adapter_config.json").read_text())
     if str(settings.get("init_lora_weights", "")).startswith(("pissa", "olora")):
-        assert config["init_lora_weights"] is True and config["r"] == 8
-        assert "plain LoRA" in result["notes"][0] and "plain LoRA" in (run.adapter / "README.md").read_text()
-    if settings.get("init_lora_weights") == "loftq":
-        assert "LoftQ" in result["notes"][0]
+        assert config["init_lora_weights"] is True
+        assert config["r"] == 8
+        assert "plain LoRA" in result["notes"][0]
+        assert "plain LoRA" in (run.adapter / "README.md").read_text()
+
+
+@pytest.mark.gpu
+def test_a_loftq_adapter_repeats_loftq_when_peft_loads_it(
+    make_run: MakeRun, model_dir: Path, trained: list[Any]
+) -> None:
+    pytest.importorskip("scipy", reason="PEFT computes LoftQ with scipy")
+    if not torch.cuda.is_available():
+        pytest.skip("PEFT computes LoftQ on a CUDA GPU")
+    loftq = {"init_lora_weights": "loftq", "loftq_config": {"loftq_bits": 4, "loftq_iter": 1}}
+    run = make_run(**{"peft": {**LORA, **loftq}, "training.use_cpu": False})
+    result = train(run)
+    assert result["state"] == "done"
+    assert "LoftQ" in result["notes"][0]
+    assert "LoftQ" in (run.adapter / "README.md").read_text()
+    loaded = plainly_loaded(model_dir, run.adapter)
+    assert (logits(loaded) - logits(trained[0].model.cpu())).abs().max() < 1e-3
 
 
 def test_the_job_that_chats_gives_the_trained_logits(make_run: MakeRun, trained: list[Any]) -> None:
@@ -86,7 +111,9 @@ def test_the_job_that_chats_gives_the_trained_logits(make_run: MakeRun, trained:
     run = make_run(quantization=NF4)
     train(run)
     model, _ = chat.load(run, base=False)
-    assert (logits(model) - logits(trained[0].model)).abs().max() < 2e-2  # the adapter trained in bfloat16 is read in float32
+    assert (
+        logits(model) - logits(trained[0].model)
+    ).abs().max() < 2e-2  # the adapter trained in bfloat16 is read in float32
 
 
 @pytest.mark.parametrize(

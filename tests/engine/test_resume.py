@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,7 +18,14 @@ from nothing_tune.engine import checkpoint
 from nothing_tune.engine.progress import Progress
 from tests.engine.support import NF4, MakeRun, events, losses, train
 
-LORA = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "r": 4, "lora_alpha": 8, "lora_dropout": 0.1, "target_modules": "all-linear"}
+LORA = {
+    "peft_type": "LORA",
+    "task_type": "CAUSAL_LM",
+    "r": 4,
+    "lora_alpha": 8,
+    "lora_dropout": 0.1,
+    "target_modules": "all-linear",
+}
 CASES: dict[str, dict[str, Any]] = {
     "lora": {},
     "qlora": {"quantization": NF4},
@@ -28,7 +36,12 @@ CASES: dict[str, dict[str, Any]] = {
     "pissa-bf16": {"peft": {**LORA, "init_lora_weights": "pissa"}, "model.init": {"dtype": "bfloat16"}},
     "olora": {"peft": {**LORA, "init_lora_weights": "olora", "use_rslora": True}},
     "packing": {"training.packing": True, "training.max_length": 64},
-    "epochs": {"training.eval_strategy": "epoch", "training.save_strategy": "epoch", "training.max_steps": -1, "training.num_train_epochs": 2},
+    "epochs": {
+        "training.eval_strategy": "epoch",
+        "training.save_strategy": "epoch",
+        "training.max_steps": -1,
+        "training.num_train_epochs": 2,
+    },
     "sparse-logs": {"training.logging_steps": 3},
 }
 
@@ -47,7 +60,9 @@ def stop_at(step: int, monkeypatch: pytest.MonkeyPatch, number: int = signal.SIG
 
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("step", [3, 5])
-def test_stopped_and_resumed_is_as_if_never_stopped(case: str, step: int, make_run: MakeRun, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stopped_and_resumed_is_as_if_never_stopped(
+    case: str, step: int, make_run: MakeRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
     if case not in ("lora", "qlora") and step != 3:
         pytest.skip("one step will do")
     whole, parts = make_run("run-whole", **CASES[case]), make_run("run-parts", **CASES[case])
@@ -63,7 +78,9 @@ def test_stopped_and_resumed_is_as_if_never_stopped(case: str, step: int, make_r
     assert second["digest"] == expected["digest"]
     same = ("train_loss", "first_loss", "last_loss", "eval_loss", "num_tokens")
     assert {k: second["metrics"].get(k) for k in same} == {k: expected["metrics"].get(k) for k in same}
-    assert {e["step"]: e["metrics"]["eval_loss"] for e in events(parts, "eval")} == {e["step"]: e["metrics"]["eval_loss"] for e in events(whole, "eval")}
+    assert {e["step"]: e["metrics"]["eval_loss"] for e in events(parts, "eval")} == {
+        e["step"]: e["metrics"]["eval_loss"] for e in events(whole, "eval")
+    }
 
 
 def test_sigint_stops_as_the_user_asked(make_run: MakeRun, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -90,6 +107,37 @@ def test_a_damaged_checkpoint_is_passed_over(make_run: MakeRun, monkeypatch: pyt
     assert events(run, "resume")[0]["step"] == 4
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"monitor": {"early_stopping_patience": 1, "early_stopping_threshold": 10.0}, "training.max_steps": 20}],
+    ids=["all steps", "stopped early"],
+)
+def test_a_run_that_died_while_handing_over_trains_no_step_more(make_run: MakeRun, changes: dict[str, Any]) -> None:
+    run = make_run(**changes)
+    first = train(run)
+    assert first["state"] == "done"
+    (run.path / "result.json").unlink()
+    shutil.rmtree(run.adapter)
+    logged = len(events(run, "log"))
+    second = train(run)
+    assert len(events(run, "log")) == logged
+    assert {k: second[k] for k in ("state", "step", "epoch", "digest")} == {
+        k: first[k] for k in ("state", "step", "epoch", "digest")
+    }
+    assert second["metrics"]["train_loss"] == first["metrics"]["train_loss"]
+
+
+def test_a_run_that_is_given_more_steps_goes_on(make_run: MakeRun) -> None:
+    run = make_run()
+    train(run)
+    plan = run.plan()
+    plan["training"]["max_steps"] = 8
+    write_json(run.path / "plan.json", plan)
+    (run.path / "result.json").unlink()
+    assert train(run)["step"] == 8
+    assert sorted(losses(run)) == list(range(1, 9))
+
+
 def test_other_trainable_weights_are_refused(make_run: MakeRun, monkeypatch: pytest.MonkeyPatch) -> None:
     run = make_run()
     with monkeypatch.context() as patch:
@@ -99,12 +147,18 @@ def test_other_trainable_weights_are_refused(make_run: MakeRun, monkeypatch: pyt
     plan["trainable_dtype"] = "bfloat16"
     write_json(run.path / "plan.json", plan)
     result = train(run)
-    assert result["exit_code"] == 65 and "other weights" in result["error"]["problems"][0]["what"]
+    assert result["exit_code"] == 65
+    assert "other weights" in result["error"]["problems"][0]["what"]
 
 
 def engine(run: Run) -> subprocess.Popen[bytes]:
     with open(run.path / "engine.log", "ab") as log:
-        return subprocess.Popen([sys.executable, "-m", "nothing_tune.engine", str(run.path)], stdout=log, stderr=log, cwd=Path(__file__).parents[2])
+        return subprocess.Popen(
+            [sys.executable, "-m", "nothing_tune.engine", str(run.path)],
+            stdout=log,
+            stderr=log,
+            cwd=Path(__file__).parents[2],
+        )
 
 
 def wait_for_step(run: Run, step: int, process: subprocess.Popen[bytes]) -> None:
@@ -127,7 +181,8 @@ def test_killed_for_real_and_started_again(case: str, make_run: MakeRun) -> None
     os.kill(run.status()["worker"], signal.SIGKILL)
     assert process.wait(30) == 5
     result = run.result()
-    assert result is not None and result["state"] == "failed"
+    assert result is not None
+    assert result["state"] == "failed"
     assert "killed by signal 9 (SIGKILL)" in result["error"]["problems"][0]["what"]
     assert run.state() == "failed"
 
@@ -136,12 +191,14 @@ def test_killed_for_real_and_started_again(case: str, make_run: MakeRun) -> None
     process.send_signal(signal.SIGTERM)
     assert process.wait(30) == 75
     preempted = run.result()
-    assert preempted is not None and preempted["state"] == "preempted"
+    assert preempted is not None
+    assert preempted["state"] == "preempted"
     assert checkpoint.fault(run.checkpoints / f"checkpoint-{preempted['step']}") is None
 
     assert engine(run).wait(120) == 0
     final = run.result()
-    assert final is not None and final["attempt"] == 3
+    assert final is not None
+    assert final["attempt"] == 3
     assert losses(run) == losses(whole)
     assert final["digest"] == expected["digest"]
     assert read_json(run.path / "status.json")["state"] == "done"

@@ -15,12 +15,17 @@ def test_a_run_trains_and_says_what_it_did(make_run: MakeRun) -> None:
     run = make_run(**{"checkpoint.best": True})
     result = train(run)
     assert (result["state"], result["exit_code"], result["error"]) == ("done", 0, None)
-    assert result["step"] == 6 and len(losses(run)) == 6
-    assert {"adapter_model.safetensors", "adapter_config.json", "tokenizer.json", "README.md"} <= {p.name for p in run.adapter.iterdir()}
-    assert not list(run.path.rglob("*.bin")) and not list(run.path.glob(".adapter*"))
+    assert result["step"] == 6
+    assert len(losses(run)) == 6
+    assert {"adapter_model.safetensors", "adapter_config.json", "tokenizer.json", "README.md"} <= {
+        p.name for p in run.adapter.iterdir()
+    }
+    assert not list(run.path.rglob("*.bin"))
+    assert not list(run.path.glob(".adapter*"))
     [start] = events(run, "start")
     assert (start["train_rows"], start["eval_rows"], start["device"], start["dtype"]) == (32, 8, "cpu", "float32")
-    assert start["supervised_tokens"] > 0 and start["trainable_parameters"] < start["total_parameters"]
+    assert start["supervised_tokens"] > 0
+    assert start["trainable_parameters"] < start["total_parameters"]
     status = run.status()
     assert (status["state"], status["step"], status["total_steps"], status["attempt"]) == ("done", 6, 6, 1)
     evals = {e["step"]: e["metrics"]["eval_loss"] for e in events(run, "eval")}
@@ -29,7 +34,10 @@ def test_a_run_trains_and_says_what_it_did(make_run: MakeRun) -> None:
     assert best["step"] == min(evals, key=lambda s: evals[s]) == result["metrics"]["best_step"]
     assert best["eval_loss"] == result["metrics"]["best_eval_loss"] == min(evals.values())
     log = events(run, "log")[-1]
-    assert log["tokens_per_s"] > 0 and log["num_tokens"] > 0 and log["memory_gib"] > 0 and log["eta_s"] == 0
+    assert log["tokens_per_s"] > 0
+    assert log["num_tokens"] > 0
+    assert log["memory_gib"] > 0
+    assert log["eta_s"] == 0
     assert math.isclose(result["metrics"]["train_loss"], sum(losses(run).values()) / 6, rel_tol=1e-6)
 
 
@@ -57,7 +65,14 @@ def test_the_best_checkpoint_survives_rotation_and_is_handed_over(make_run: Make
     [
         ("text", {"text": "alpha beta gamma"}, None),
         ("prompt-completion", {"prompt": "alpha beta", "completion": " gamma delta"}, None),
-        ("prompt-completion", {"prompt": [{"role": "user", "content": "alpha"}], "completion": [{"role": "assistant", "content": "beta"}]}, None),
+        (
+            "prompt-completion",
+            {
+                "prompt": [{"role": "user", "content": "alpha"}],
+                "completion": [{"role": "assistant", "content": "beta"}],
+            },
+            None,
+        ),
     ],
 )
 def test_every_format_trains(make_run: MakeRun, tmp_path: Path, kind: str, row: dict, tokens: None) -> None:
@@ -87,7 +102,8 @@ def test_early_stopping_counts_as_transformers_does(make_run: MakeRun) -> None:
         "training.save_steps": 1,
     })  # fmt: skip
     result = train(run)
-    assert result["state"] == "done" and result["step"] == 3
+    assert result["state"] == "done"
+    assert result["step"] == 3
     assert events(run, "early_stop")[0]["step"] == 3
 
 
@@ -104,14 +120,18 @@ def test_evaluating_on_the_way_changes_nothing_with_4bit(make_run: MakeRun, rows
     # without dropout: starting an evaluation draws one number from torch's generator, here as in plain transformers
     digests = set()
     for name, strategy in (("run-with", "steps"), ("run-without", "no")):
-        changes = {"quantization": NF4, "peft": {"peft_type": "LORA", "r": 4, "target_modules": "all-linear"}, "data.eval": str(rows_file)}
+        changes = {
+            "quantization": NF4,
+            "peft": {"peft_type": "LORA", "r": 4, "target_modules": "all-linear"},
+            "data.eval": str(rows_file),
+        }
         run = make_run(name, **changes, **{"training.eval_strategy": strategy})
         digests.add(train(run)["digest"])
     assert len(digests) == 1
 
 
 def test_fp16_plans_train_float32_weights(make_run: MakeRun) -> None:
-    run = make_run(**{"quantization": NF4, "trainable_dtype": "float32"})
+    run = make_run(quantization=NF4, trainable_dtype="float32")
     train(run)
     state = json.loads((run.checkpoints / "checkpoint-6" / "tune-state.json").read_text())
     assert {dtype for dtype, _ in state["trainable"].values()} == {"float32"}
@@ -120,14 +140,21 @@ def test_fp16_plans_train_float32_weights(make_run: MakeRun) -> None:
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("quantization", [None, NF4])
 @pytest.mark.parametrize("peft", ["LORA", "IA3", None])
-def test_a_base_without_a_template_learns_chatml(make_run: MakeRun, tmp_path: Path, tied: bool, quantization: dict | None, peft: str | None) -> None:
+def test_a_base_without_a_template_learns_chatml(
+    make_run: MakeRun, tmp_path: Path, tied: bool, quantization: dict | None, peft: str | None
+) -> None:
     if quantization and not peft:
         pytest.skip("4-bit weights are never trained themselves")
     tok = tiny_tokenizer(("<|pad|>", "<|endoftext|>"), pad_token="<|pad|>", eos_token="<|endoftext|>")
     base = tiny_model(tmp_path / "base", tied=tied, template=None, tokenizer=tok)
     changes = {"model.name_or_path": str(base), "quantization": quantization, "training.learning_rate": 0.05}
     if peft == "IA3":
-        changes["peft"] = {"peft_type": "IA3", "task_type": "CAUSAL_LM", "target_modules": ["q_proj", "down_proj"], "feedforward_modules": ["down_proj"]}
+        changes["peft"] = {
+            "peft_type": "IA3",
+            "task_type": "CAUSAL_LM",
+            "target_modules": ["q_proj", "down_proj"],
+            "feedforward_modules": ["down_proj"],
+        }
     elif peft is None:
         changes["peft"] = None
     run = make_run(**changes)
@@ -139,7 +166,8 @@ def test_a_base_without_a_template_learns_chatml(make_run: MakeRun, tmp_path: Pa
     from nothing_tune.engine import chat
 
     model, tokenizer = chat.load(run, base=False)
-    assert tokenizer.eos_token == "<|im_end|>" and "generation %}" not in tokenizer.chat_template
+    assert tokenizer.eos_token == "<|im_end|>"
+    assert "generation %}" not in tokenizer.chat_template
     ids = tokenizer.convert_tokens_to_ids(["<|im_start|>", "<|im_end|>"])
     assert max(ids) < model.get_input_embeddings().weight.shape[0]
     with torch.no_grad():

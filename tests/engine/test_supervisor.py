@@ -19,12 +19,23 @@ ROOT = Path(__file__).parents[2]
 
 
 def test_its_import_stays_light() -> None:
-    code = "import sys, nothing_tune.engine.__main__ as m; print([x for x in ('torch', 'transformers', 'datasets', 'trl') if x in sys.modules])"
-    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    code = "import sys, nothing_tune.engine.__main__; print([x for x in ('torch', 'transformers', 'datasets') if x in sys.modules])"
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+        ).stdout.strip()
+        == "[]"
+    )
 
 
 def start(run: Run) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "nothing_tune.engine", str(run.path)], cwd=ROOT, capture_output=True, text=True, check=False)
+    return subprocess.run(
+        [sys.executable, "-m", "nothing_tune.engine", str(run.path)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
 
 
 def test_a_second_one_is_told_who_holds_the_run(make_run: MakeRun) -> None:
@@ -34,12 +45,14 @@ def test_a_second_one_is_told_who_holds_the_run(make_run: MakeRun) -> None:
     os.close(descriptor)
     assert second.returncode == 77
     assert f"run {run.id} is held by process {os.getpid()} on " in second.stderr
-    assert run.result() is None and not (run.path / "status.json").exists()
+    assert run.result() is None
+    assert not (run.path / "status.json").exists()
 
 
 def test_no_run_directory_is_a_usage_error(tmp_path: Path) -> None:
     result = start(Run(tmp_path))
-    assert result.returncode == 2 and "is not a run directory" in result.stderr
+    assert result.returncode == 2
+    assert "is not a run directory" in result.stderr
     assert list(tmp_path.iterdir()) == []
 
 
@@ -53,22 +66,27 @@ def test_no_run_directory_is_a_usage_error(tmp_path: Path) -> None:
         (-9, [signal.SIGTERM, signal.SIGTERM], "failed", 5, "second signal"),
     ],
 )
-def test_the_truth_about_a_worker_that_died(make_run: MakeRun, code: int, signals: list[int], state: str, exit_code: int, words: str) -> None:
+def test_the_truth_about_a_worker_that_died(
+    make_run: MakeRun, code: int, signals: list[int], state: str, exit_code: int, words: str
+) -> None:
     run = make_run()
     write_json(run.path / "status.json", {"step": 7, "epoch": 0.5})
     result = supervisor.died(code, 1, signals, run)
     assert (result["state"], result["exit_code"], result["step"]) == (state, exit_code, 7)
     problem = result["error"]["problems"][0]
-    assert words in problem["what"] and "tune resume" in problem["hint"]
+    assert words in problem["what"]
+    assert "tune resume" in problem["hint"]
 
 
 def test_missing_data_is_reported_with_the_cure(make_run: MakeRun, tmp_path: Path) -> None:
     run = make_run(**{"data.train": str(tmp_path / "none.jsonl")})
     assert start(run).returncode == 2
     result = run.result()
-    assert result is not None and result["state"] == "failed"
+    assert result is not None
+    assert result["state"] == "failed"
     problem = result["error"]["problems"][0]
-    assert str(tmp_path / "none.jsonl") in problem["what"] and "--with models/nano" in problem["hint"]
+    assert str(tmp_path / "none.jsonl") in problem["what"]
+    assert "--with models/nano" in problem["hint"]
     assert "traceback" not in result["error"]
     append_event(run.path / "events.jsonl", {"type": "x"})
     assert [e["state"] for e, _ in run.events() if e["type"] == "state"] == ["failed"]
@@ -79,4 +97,5 @@ def test_chat_says_that_there_is_nothing_to_talk_to(make_run: MakeRun, capsys: p
 
     out = io.StringIO()
     assert chat.main(make_run().path, lines=io.StringIO(), out=out) == 2
-    assert '"type": "error"' in out.getvalue() and "tune resume" in out.getvalue()
+    assert '"type": "error"' in out.getvalue()
+    assert "tune resume" in out.getvalue()

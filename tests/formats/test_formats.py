@@ -25,7 +25,9 @@ def test_every_file_is_a_format() -> None:
 def test_each_format_knows_its_own_rows_and_no_other(name: str) -> None:
     own = formats.find(name)
     row = GOOD[name]
-    assert own.matches(list(row), row) and own.check(row) is None and own.WANTS
+    assert own.matches(list(row), row)
+    assert own.check(row) is None
+    assert own.WANTS
     assert formats.detect(list(row), row) is own
     assert not own.matches(["other"], {"other": "x"})
     for other, theirs in GOOD.items():
@@ -56,7 +58,13 @@ def test_bad_rows(name: str, row: dict, words: str) -> None:
 
 def test_tool_calls_may_stand_without_text() -> None:
     call = {"type": "function", "function": {"name": "f", "arguments": {}}}
-    row = {"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "content": None, "tool_calls": [call]}, {"role": "tool", "content": "1"}]}
+    row = {
+        "messages": [
+            {"role": "user", "content": "x"},
+            {"role": "assistant", "content": None, "tool_calls": [call]},
+            {"role": "tool", "content": "1"},
+        ]
+    }
     assert formats.find("messages").check(row) is None
 
 

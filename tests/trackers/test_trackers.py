@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ def offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("WANDB_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.setenv("WANDB_DATA_DIR", str(tmp_path / "data"))
     monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")
-    yield
+    return
 
 
 @pytest.mark.parametrize("name", trackers.names())
@@ -58,7 +59,8 @@ def test_a_missing_package_says_what_to_install(monkeypatch: pytest.MonkeyPatch)
         module = importlib.import_module(f"nothing_tune.trackers.{name}")
         monkeypatch.setattr(module, "find_spec", lambda _: None)
         [problem] = module.check({}, {"WANDB_API_KEY": "x"})
-        assert f"pip install {name}" in problem.hint and problem.key == "tracking.tracker"
+        assert f"pip install {name}" in problem.hint
+        assert problem.key == "tracking.tracker"
 
 
 def test_wandb_finds_its_key_where_login_leaves_it(tmp_path: Path) -> None:
@@ -66,7 +68,8 @@ def test_wandb_finds_its_key_where_login_leaves_it(tmp_path: Path) -> None:
 
     home = {"HOME": str(tmp_path)}
     [problem] = wandb.check({"mode": "online"}, home)
-    assert "wandb login" in problem.hint and "WANDB_API_KEY" in problem.hint
+    assert "wandb login" in problem.hint
+    assert "WANDB_API_KEY" in problem.hint
     assert wandb.check({"mode": "offline"}, home) == []
     assert wandb.check({}, {**home, "WANDB_MODE": "offline"}) == []
     assert wandb.check({}, {**home, "WANDB_API_KEY": "k"}) == []
@@ -77,7 +80,9 @@ def test_wandb_finds_its_key_where_login_leaves_it(tmp_path: Path) -> None:
     assert len(wandb.check({}, {**home, "WANDB_BASE_URL": "https://wandb.example.org"})) == 1
     other = tmp_path / "elsewhere"
     other.write_text("machine wandb.example.org\n  login user\n  password k\n")
-    assert wandb.check({}, {"HOME": "/nowhere", "NETRC": str(other), "WANDB_BASE_URL": "https://wandb.example.org"}) == []
+    assert (
+        wandb.check({}, {"HOME": "/nowhere", "NETRC": str(other), "WANDB_BASE_URL": "https://wandb.example.org"}) == []
+    )
     token = tmp_path / "token"
     token.write_text("jwt")
     assert wandb.check({}, {"HOME": "/nowhere", "WANDB_IDENTITY_TOKEN_FILE": str(token)}) == []
@@ -85,16 +90,36 @@ def test_wandb_finds_its_key_where_login_leaves_it(tmp_path: Path) -> None:
     assert wandb.check({}, {"HOME": "/nowhere", "WANDB_CONFIG_DIR": str(tmp_path)}) == []
 
 
+BLOCK = 32768
+
+
+def chunks(path: Path) -> Iterator[bytes]:
+    """Records of a .wandb file: LevelDB's log format (a record may be cut at the end of a 32 KiB block), after 7 bytes of header."""
+    data = path.read_bytes()
+    assert data[:4] == b":W&B"
+    position, parts = 7, b""
+    while position + 7 <= len(data):
+        left = BLOCK - position % BLOCK
+        if left < 7:
+            position += left
+            continue
+        _, length, kind = struct.unpack("<IHB", data[position : position + 7])
+        if kind == 0:
+            return
+        parts += data[position + 7 : position + 7 + length]
+        position += 7 + length
+        if kind in (1, 4):  # whole, or the last part
+            yield parts
+            parts = b""
+
+
 def wandb_records(folder: Path) -> list[Any]:
-    """All records in the offline files below `folder`, by wandb's own reader, oldest file first."""
+    """All records in the offline files below `folder`, as wandb's own messages, oldest file first."""
     from wandb.proto import wandb_internal_pb2
-    from wandb.sdk.internal.datastore import DataStore
 
     out = []
     for path in sorted(folder.rglob("*.wandb"), key=os.path.getmtime):
-        store = DataStore()
-        store.open_for_scan(str(path))
-        while (data := store.scan_data()) is not None:
+        for data in chunks(path):
             record = wandb_internal_pb2.Record()
             record.ParseFromString(data)
             out.append(record)
@@ -103,7 +128,14 @@ def wandb_records(folder: Path) -> list[Any]:
 
 def test_wandb_offline_files_hold_the_run_and_a_resumed_run_goes_on(tmp_path: Path) -> None:
     tracker = trackers.find("wandb")
-    settings = {"project": "nothing", "group": "g", "tags": ["one", "two"], "mode": "offline", "notes": "n", "entity": None}
+    settings = {
+        "project": "nothing",
+        "group": "g",
+        "tags": ["one", "two"],
+        "mode": "offline",
+        "notes": "n",
+        "entity": None,
+    }
     for steps in ((1, 2), (3, 4)):
         sink = tracker.start(settings, "run-0001", "tiny-l4", trackers.public(CONFIG), tmp_path / "tracking")
         for step in steps:
@@ -112,14 +144,29 @@ def test_wandb_offline_files_hold_the_run_and_a_resumed_run_goes_on(tmp_path: Pa
         sink.finish()
     records = wandb_records(tmp_path / "tracking")
     runs = [r.run for r in records if r.WhichOneof("record_type") == "run"]
-    assert {r.run_id for r in runs} == {"run-0001"} and len(list((tmp_path / "tracking").rglob("*.wandb"))) == 2
-    assert runs[0].project == "nothing" and list(runs[0].tags) == ["one", "two"] and runs[0].run_group == "g" and runs[0].display_name == "tiny-l4"
+    assert {r.run_id for r in runs} == {"run-0001"}
+    assert len(list((tmp_path / "tracking").rglob("*.wandb"))) == 2
+    assert runs[0].project == "nothing"
+    assert list(runs[0].tags) == ["one", "two"]
+    assert runs[0].run_group == "g"
+    assert runs[0].display_name == "tiny-l4"
     seen: dict[int, dict[str, float]] = {}
     for record in records:
         if record.WhichOneof("record_type") == "history":
-            row = {(item.key or "/".join(item.nested_key)): float(item.value_json) for item in record.history.item if not item.value_json.startswith('"')}
-            seen.setdefault(int(row["_step"]), {}).update({k: v for k, v in row.items() if k.startswith(("train", "eval"))})
-    assert seen == {1: {"train/loss": 9.0}, 2: {"train/loss": 8.0, "eval/loss": 1.0}, 3: {"train/loss": 7.0}, 4: {"train/loss": 6.0, "eval/loss": 1.0}}
+            row = {
+                (item.key or "/".join(item.nested_key)): float(item.value_json)
+                for item in record.history.item
+                if not item.value_json.startswith('"')
+            }
+            seen.setdefault(int(row["_step"]), {}).update(
+                {k: v for k, v in row.items() if k.startswith(("train", "eval"))}
+            )
+    assert seen == {
+        1: {"train/loss": 9.0},
+        2: {"train/loss": 8.0, "eval/loss": 1.0},
+        3: {"train/loss": 7.0},
+        4: {"train/loss": 6.0, "eval/loss": 1.0},
+    }
 
 
 def test_tensorboard_files_hold_the_numbers(tmp_path: Path) -> None:
