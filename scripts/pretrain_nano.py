@@ -3,8 +3,8 @@
     python scripts/pretrain_nano.py --out recipes/models/nano
 
 Needs torch, transformers and tokenizers, a CPU with two cores and about 2 GB of memory; no network.
-The default is 1,500 steps of 4,096 tokens, 6.1 M tokens in all: about 10 minutes on two idle cores with
-bfloat16 instructions (12,000 tokens a second), two or three times that on older or busy ones. The text
+The default is 1,500 steps of 4,096 tokens, 6.1 M tokens in all: an estimated 10 minutes on two idle cores with
+bfloat16 instructions (12,000 tokens a second), 25 minutes measured on two busy ones. The text
 comes from the grammars in `nano_text.py`. The same seed, steps, threads and machine give the same model,
 up to the rounding of sums.
 """

@@ -32,7 +32,7 @@ def train(
         phases: Filled with the seconds that each phase took.
         outcome: Filled with the parts of result.json that are known here, as they become known.
     """
-    phase = _Phases(phases)
+    phase = _Phases(phases, journal)
     resume, faults = checkpoint.newest(run.checkpoints)
     for fault in faults:
         journal.warn(fault, "training goes on at an older checkpoint" if resume else "training starts anew")
@@ -105,11 +105,15 @@ def train(
 
 
 class _Phases:
-    def __init__(self, seconds: dict[str, float]) -> None:
+    """Times each phase, and says when one begins."""
+
+    def __init__(self, seconds: dict[str, float], journal: Journal) -> None:
         self.seconds = seconds
+        self.journal = journal
 
     @contextlib.contextmanager
     def __call__(self, name: str) -> Iterator[None]:
+        self.journal.event("phase", phase=name)
         began = time.monotonic()
         try:
             yield

@@ -91,6 +91,7 @@ def main(path: Path) -> int:
         )  # fmt: skip
         journal.start()
         prepare_environment(plan, journal)
+        journal.event("phase", phase="imports")
         with _phase(phases, "imports"):
             import nothing_tune.engine.session as session
         stopped = session.train(run, plan, journal, interrupts, phases, outcome)

@@ -7,8 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from nothing_tune.errors import RecipeError
-from nothing_tune.recipe import checks, layers, merge
-from nothing_tune.recipe.library import find_recipe
 from nothing_tune.recipe.model import Recipe
 
 BASE = "base/qlora"
@@ -34,11 +32,15 @@ def load_recipe(
         with_: Files or library layers merged after the recipe.
         overrides: `key=value` or `~key`, values in YAML.
         unset: Keys to remove.
-        machine: What `discovery.machine()` found here: `name`, and `facts` for a GPU that has no layer of its own.
+        machine: What `machine.this_machine()` found here: `name`, and `facts` for a GPU that has no layer of its own.
 
     Raises:
         RecipeError: With every problem found, each with its place and cure.
     """
+    # Imported here, so that whoever only needs the dataclasses below this package does not import OmegaConf.
+    from nothing_tune.recipe import checks, layers, merge
+    from nothing_tune.recipe.library import find_recipe
+
     path = find_recipe(name if name is not None else BASE)
     stack, _ = layers.order(path, gpu, scenario, with_, overrides, unset, machine)
     try:

@@ -164,7 +164,7 @@ def initialisation_needs_full_weights(view: View) -> Iterator[Problem]:
     """LoftQ quantises the base itself; PiSSA and MiCA decompose it, the orthogonal start writes to it: PEFT raises on
     quantised weights ("Please initialize PiSSA under float32, float16, or bfloat16", peft/tuners/lora/layer.py)."""
     start = view.get("peft.init_lora_weights")
-    if isinstance(start, str) and _bits(view) and re.match(r"loftq|pissa|mica|orthogonal", start):
+    if isinstance(start, str) and _bits(view) and re.match(r"loftq|pissa|olora|mica|orthogonal", start):
         yield view.problem(
             "peft.init_lora_weights",
             f"peft.init_lora_weights is {start}, which needs weights that are not quantised",

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
 from nothing_tune.engine import worker
 from nothing_tune.engine.hub import hub_problem
+from nothing_tune.engine.journal import Journal
 from nothing_tune.errors import UsageError
-from tests.engine.support import MakeRun, train
+from nothing_tune.plan.model import Plan
+from tests.engine.support import MakeRun, events, train
 
 
 class GatedRepoError(OSError):
@@ -95,3 +98,18 @@ def test_a_bug_is_called_a_bug_and_the_rest_a_failed_run() -> None:
     assert failures.report(refused.value)[0] == 5
     assert failures.report(OSError(28, "No space left on device"))[0] == 74
     assert failures.report(RuntimeError("CUDA out of memory. Tried"))[0] == 71
+
+
+def test_one_gpu_is_pinned_and_said(make_run: MakeRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = make_run()
+    journal = Journal(run, 1)
+    plan = Plan.from_json({**run.plan(), "training": {}})
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,3")
+    worker.prepare_environment(plan, journal)
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "2"
+    [warning] = events(run, "warning")
+    assert "2 GPUs are visible; this run trains on one, number 2" in warning["what"]
+    worker.prepare_environment(plan, journal)
+    assert len(events(run, "warning")) == 1
+    worker.prepare_environment(Plan.from_json(run.plan()), journal)  # a CPU plan sees none
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == ""

@@ -6,14 +6,15 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from nothing_tune.artifacts import Run, append_event, write_json
 from nothing_tune.engine import __main__ as supervisor
-from nothing_tune.engine import chat
-from tests.engine.support import MakeRun
+from nothing_tune.engine import chat, checkpoint
+from tests.engine.support import MakeRun, losses
 
 ROOT = Path(__file__).parents[2]
 
@@ -99,3 +100,22 @@ def test_chat_says_that_there_is_nothing_to_talk_to(make_run: MakeRun, capsys: p
     assert chat.main(make_run().path, lines=io.StringIO(), out=out) == 2
     assert '"type": "error"' in out.getvalue()
     assert "tune resume" in out.getvalue()
+
+
+def test_a_worker_does_not_train_on_when_its_supervisor_dies(make_run: MakeRun) -> None:
+    run = make_run(**{"training.max_steps": 5000, "training.eval_strategy": "no", "training.save_steps": 5000})
+    with open(run.path / "engine.log", "ab") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "nothing_tune.engine", str(run.path)], cwd=ROOT, stdout=log, stderr=log
+        )
+    deadline = time.monotonic() + 120
+    while not losses(run) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+    while run.result() is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    result = run.result()
+    assert result is not None
+    assert result["state"] == "preempted"
+    assert checkpoint.fault(run.checkpoints / f"checkpoint-{result['step']}") is None
