@@ -93,3 +93,8 @@ def make_run(tmp_path: Path, model_dir: Path, rows_file: Path) -> MakeRun:
         return run
 
     return make
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leaves this folder alone in a light run: collecting it would import torch."""
+    return True if "not engine" in (config.option.markexpr or "") else None
