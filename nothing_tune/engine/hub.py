@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import socket
 from collections.abc import Iterator
+from urllib.parse import urlsplit
 
 from nothing_tune.errors import Problem
 
@@ -13,6 +16,23 @@ OFFLINE = {
 }  # fmt: skip
 """Names of the errors that mean: the hub was not reached."""
 REHEARSE = "add --with models/nano to rehearse the recipe without it"
+
+
+def reachable(timeout_s: float = 5.0) -> bool:
+    """Whether the hub's host answers within `timeout_s` seconds; True behind a proxy, which decides by itself.
+
+    The hub's own client tries again and again for about a minute before it gives up.
+    """
+    if any(os.environ.get(name) for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")):
+        return True
+    url = urlsplit(os.environ.get("HF_ENDPOINT") or "https://huggingface.co")
+    try:
+        socket.create_connection(
+            (url.hostname or "", url.port or (80 if url.scheme == "http" else 443)), timeout_s
+        ).close()
+    except OSError:
+        return False
+    return True
 
 
 def hub_problem(error: BaseException, name: str, key: str, what: str = "model") -> Problem:

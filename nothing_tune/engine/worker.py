@@ -21,6 +21,7 @@ from types import FrameType
 from typing import Any
 
 from nothing_tune.artifacts import Run, write_json
+from nothing_tune.engine.hub import reachable
 from nothing_tune.engine.journal import Journal
 from nothing_tune.errors import Preempted, Stopped, TuneError, UsageError
 from nothing_tune.plan.model import Plan
@@ -156,6 +157,9 @@ def prepare_environment(plan: Plan, journal: Journal) -> None:
     """Sets what libraries read at import, and shows exactly one GPU to a run that trains in one process."""
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+    if not _is_local(plan) and os.environ.get("HF_HUB_OFFLINE", "0") == "0" and not reachable():
+        os.environ["HF_HUB_OFFLINE"] = "1"
+        journal.warn("the Hugging Face hub cannot be reached", "what is in the local cache is used")
     if plan.training.get("use_cpu"):
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
         return
@@ -173,6 +177,13 @@ def prepare_environment(plan: Plan, journal: Journal) -> None:
             f"{len(gpus)} GPUs are visible; this run trains on one, number {gpus[0]}",
             "set CUDA_VISIBLE_DEVICES to choose another",
         )
+
+
+def _is_local(plan: Plan) -> bool:
+    """True when model and data are files and folders, so that the hub is not asked for anything."""
+    named = [plan.model.get("name_or_path"), plan.data.get("train"), plan.data.get("eval")]
+    flat = [v for value in named for v in (value if isinstance(value, list) else [value])]
+    return all(Path(v).expanduser().exists() for v in flat if isinstance(v, str))
 
 
 @contextlib.contextmanager

@@ -21,7 +21,10 @@ from nothing_tune.recipe import load_recipe
 from tests.engine.support import events, train
 
 PLAIN = Path(__file__).parent / "plain"
-MAX_STEPS = 6  # evaluated and saved at 5 and at the end; the better of the two is handed over
+STEPS = [
+    6,  # evaluated and saved at 5 and at the end; the better of the two is handed over
+    pytest.param(-1, marks=pytest.mark.slow, id="whole"),  # as many as the recipe's epochs are
+]
 RECIPES = {
     "quickstart": "quickstart",
     "nothing-gpt": "nothing_gpt",
@@ -39,13 +42,14 @@ def test_every_script_belongs_to_a_recipe_and_stands_alone() -> None:
     assert not [s for s in scripts if "nothing_tune" in s.read_text(encoding="utf-8")]
 
 
+@pytest.mark.parametrize("steps", STEPS)
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_tune_trains_what_plain_trl_trains(recipe: str, tmp_path: Path) -> None:
+def test_tune_trains_what_plain_trl_trains(recipe: str, steps: int, tmp_path: Path) -> None:
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
     plain = tmp_path / "plain"
     plain.mkdir()
     script = subprocess.run(
-        [sys.executable, str(PLAIN / f"{RECIPES[recipe]}.py"), str(plain), str(MAX_STEPS)],
+        [sys.executable, str(PLAIN / f"{RECIPES[recipe]}.py"), str(plain), str(steps)],
         capture_output=True,
         text=True,
         env=environment,
@@ -56,13 +60,13 @@ def test_tune_trains_what_plain_trl_trains(recipe: str, tmp_path: Path) -> None:
 
     run = Run(tmp_path / "run-tune")
     run.path.mkdir()
-    loaded = load_recipe(recipe, gpu="cpu", with_=["models/nano"], overrides=[f"training.max_steps={MAX_STEPS}"])
+    loaded = load_recipe(recipe, gpu="cpu", with_=["models/nano"], overrides=[f"training.max_steps={steps}"])
     write_json(run.path / "plan.json", make_plan(loaded).to_json())
     result = train(run)
     assert result["state"] == "done", result["error"]
 
     logs = [e["metrics"] for e in events(run, "log")]
-    assert len(expected["loss"]) == MAX_STEPS
+    assert len(expected["loss"]) == (steps if steps > 0 else result["step"])
     assert [m["loss"] for m in logs] == expected["loss"]
     assert [m["grad_norm"] for m in logs] == expected["grad_norm"]
     assert [e["metrics"]["eval_loss"] for e in events(run, "eval")] == expected["eval_loss"]
