@@ -21,7 +21,7 @@ from report import ROOT, ratio, write
 
 AS_PLAIN = (
     "training.eval_strategy=no", "training.save_strategy=no", "training.load_best_model_at_end=false",
-    "training.logging_steps=1",
+    "training.logging_steps=1", "training.eval_on_start=false",
 )  # fmt: skip
 
 

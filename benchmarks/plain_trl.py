@@ -52,7 +52,7 @@ trainer = SFTTrainer(
     train_dataset=rows,
     callbacks=[Clock()],
     peft_config=LoraConfig(
-        task_type="CAUSAL_LM", r=16, lora_alpha=32, lora_dropout=0.05, target_modules="all-linear", bias="none"
+        task_type="CAUSAL_LM", r=16, lora_alpha=32, lora_dropout=0.0, target_modules="all-linear", bias="none"
     ),
     args=SFTConfig(
         output_dir=str(out / "checkpoints"),
@@ -68,7 +68,7 @@ trainer = SFTTrainer(
         warmup_steps=0.1,
         weight_decay=0.0,
         max_grad_norm=1.0,
-        activation_checkpointing=True,
+        activation_checkpointing=False,
         activation_checkpointing_kwargs={"use_reentrant": False},
         eval_strategy="no",
         save_strategy="no",

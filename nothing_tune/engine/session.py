@@ -44,6 +44,8 @@ def train(
         rows.format == "prompt-completion" and isinstance(rows.train[0]["prompt"], list)
     )
     config = build.sft_config(plan, run.checkpoints, assistant_only=rows.format == "messages")
+    if resume is not None:
+        config.eval_on_start = False  # it was done on the first start; again, it would move the random numbers
     wanted = plan.data.get("chat_template") or plan.model.get("chat_template")
     sample = rows.train.select(range(min(chat_templates.ROWS, len(rows.train)))).to_list() if conversational else []
     template = chat_templates.choose(

@@ -122,6 +122,17 @@ def early_stopping_needs_evaluation(view: View) -> Iterator[Problem]:
         )
 
 
+def evaluation_on_start_needs_evaluation(view: View) -> Iterator[Problem]:
+    """ "Trainer: evaluation requires an eval_dataset" (transformers trainer.py): none is made where evaluation is off."""
+    key = "training.eval_on_start"
+    if view.get(key) and view.get("training.eval_strategy", "no") == "no":
+        yield view.problem(
+            view.latest(key, "training.eval_strategy"),
+            f"{key} evaluates, and training.eval_strategy is no",
+            "write eval_on_start: false, or eval_strategy: steps",
+        )
+
+
 def scheduler_needs_evaluation(view: View) -> Iterator[Problem]:
     """ "lr_scheduler_type reduce_lr_on_plateau requires an eval strategy" (transformers training_args.py)."""
     kind = view.get("training.lr_scheduler_type")
@@ -294,6 +305,7 @@ RULES = (
     max_steps_counts,
     warmup_ends,
     early_stopping_needs_evaluation,
+    evaluation_on_start_needs_evaluation,
     scheduler_needs_evaluation,
     scheduler_arguments,
     save_best_needs_evaluation,
