@@ -23,7 +23,9 @@ from nothing_tune.cli.view import TRAINING, View, bar, closing, figures, header,
 from nothing_tune.errors import Problem
 
 POLL_S = 0.2
-"""Seconds between two looks at the run directory."""
+"""Seconds between two looks at the run directory, on a terminal and while a run is being stopped."""
+PLAIN_POLL_S = 0.5
+"""The same where plain lines are printed: a look takes a core from a training on the CPU."""
 SILENT_S = 5.0
 """Seconds without an engine process and without a result after which the engine counts as dead."""
 RELEASE_S = 15.0
@@ -180,9 +182,9 @@ def _loop(
                     screen.__exit__(None, None, None)
                     _dead(run, view)
                 return LOST
-            if not quiet:
+            if screen.live and not quiet:
                 screen.draw(_region(view, screen, now - phase_began, bool(handled)))
-            time.sleep(POLL_S)
+            time.sleep(POLL_S if screen.live or handled else PLAIN_POLL_S)
 
 
 def _region(view: View, screen: _Screen, since: float, stopping: bool) -> list[str]:

@@ -60,6 +60,12 @@ def play(demo: Any, end: Callable[[], None]) -> threading.Thread:
     return thread
 
 
+@pytest.fixture(autouse=True)
+def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Looks often enough to see every event of a run that lasts two seconds."""
+    monkeypatch.setattr(live, "PLAIN_POLL_S", 0.1)
+
+
 def test_plain(tune: Callable[..., Any], demo: Any) -> None:
     metrics = {
         "first_loss": 2.5,
