@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import glob
 import hashlib
 import json
 import os
@@ -14,6 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from difflib import get_close_matches
 from importlib import import_module, metadata
 from importlib.util import find_spec
 from pathlib import Path
@@ -29,6 +31,8 @@ from nothing_tune.recipe.model import Recipe, leaves, lookup
 
 PACKAGES = ("torch", "transformers", "trl", "peft", "bitsandbytes", "datasets", "accelerate", "tokenizers", "numpy")
 """Packages whose versions are kept in lock.json."""
+HUB_ID = re.compile(r"^[\w.-]+(/[\w.-]+)?(:[\w.+-]+)?$")
+"""What the name of a data set on the Hub looks like, with the split that may follow it."""
 DATA_SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
 
 FREE = (
@@ -53,13 +57,12 @@ def prepare(recipe: Recipe, plan: Plan, *, root: Path, name: str | None = None, 
     if name and continue_ and (root / name / "plan.json").is_file():
         run = Run(root / name)
         _refuse_changes(run, plan)
+        if _grown(Plan.from_json(run.plan()), plan):
+            (run.path / "result.json").unlink(missing_ok=True)
+            write_json(run.path / "status.json", {**run.status(), "state": "starting", "heartbeat": time.time()})
+            _write(run, recipe, plan)
         return run
-    problems = [
-        *_data_problems(recipe, plan),
-        *_model_problems(recipe, plan),
-        *_tracker_problems(plan),
-        *_package_problems(recipe, plan),
-    ]
+    problems = missing(recipe, plan)
     if problems:
         raise UsageError(*problems)
     run = create_run(root, name or new_run_id(plan.name, str(plan.gpu.get("name", "cpu"))))
@@ -83,6 +86,16 @@ def prepare(recipe: Recipe, plan: Plan, *, root: Path, name: str | None = None, 
         shutil.rmtree(run.path, ignore_errors=True)
         raise
     return run
+
+
+def missing(recipe: Recipe, plan: Plan) -> list[Problem]:
+    """What this machine lacks for the run: data, model, tokens, keys, packages; empty when it could start."""
+    return [
+        *_data_problems(recipe, plan),
+        *_model_problems(recipe, plan),
+        *_tracker_problems(plan),
+        *_package_problems(recipe, plan),
+    ]
 
 
 def start(run: Run) -> subprocess.Popen[bytes]:
@@ -216,10 +229,12 @@ def _data_problems(recipe: Recipe, plan: Plan) -> list[Problem]:
                 Problem("the recipe names no training data", "data.train", place, layer, f"give data.train=FILE{cure}")
             )
         for source in sources(value):
-            if "${oc.env:" in source or not is_file_source(source):
-                continue
             path = Path(source).expanduser()
-            if "*" in source or path.exists():
+            if "${oc.env:" in source or path.exists() or ("*" in source and glob.glob(str(path), recursive=True)):
+                continue
+            if not is_file_source(source) and HUB_ID.match(source) and not path.parent.is_dir():
+                continue
+            if not is_file_source(source) and len(path.parts) == 1 and HUB_ID.match(source):
                 continue
             looked = (
                 [path.absolute()]
@@ -233,10 +248,22 @@ def _data_problems(recipe: Recipe, plan: Plan) -> list[Problem]:
                     f"data.{key}",
                     place,
                     layer,
-                    f"put the file there, or give data.{key}=FILE{cure}",
+                    f"{_nearby(path, source, key)}{cure}",
                 )
             )
     return out
+
+
+def _nearby(path: Path, source: str, key: str) -> str:
+    """What to do about a data file that is not there: the files beside it with a name like it, else to put it there."""
+    share = re.fullmatch(r"(\d+(?:\.\d+)?) ?%", source)
+    if share:
+        return f"{share[1]} % is data.{key}={float(share[1]) / 100:g}"
+    beside = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+    alike = get_close_matches(path.name, beside, n=2, cutoff=0.5)
+    if alike:
+        return f"did you mean {' or '.join(str(path.parent / name) for name in alike)}?"
+    return f"put the file there, or give data.{key}=FILE"
 
 
 def _model_problems(recipe: Recipe, plan: Plan) -> list[Problem]:

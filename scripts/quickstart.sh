@@ -38,12 +38,10 @@ ask tune chat latest
 
 cat <<'TEXT'
 
-What now?
+What now? First, in this shell: source .venv/bin/activate
   tune chat latest                          talk to it yourself
   tune runs show latest                     everything about the run
   tune show-config quickstart --why         every value, and the line that set it
   tune list                                 the other recipes
   tune train nothing-gpt --with models/nano another recipe, rehearsed on this machine
-
-In a new shell: source .venv/bin/activate
 TEXT

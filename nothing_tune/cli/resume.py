@@ -47,10 +47,11 @@ def command(
     if names:
         run = find_run(names[0], root)
     else:
-        unfinished = (
+        unfinished = [
             r for i in reversed(run_ids(root)) if (r := Run(root / i)).state() != "done" and not runs.alive(r)
-        )
-        found = next(unfinished, None)
+        ]
+        begun = (r for r in unfinished if next(r.checkpoints.glob("checkpoint-*/COMMIT.json"), None))
+        found = next(begun, None) or next(iter(unfinished), None)
         if found is None:
             raise UsageError(
                 f"there is no unfinished run in {root}", hint="tune runs lists all; tune train makes a new one"

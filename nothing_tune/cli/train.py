@@ -156,12 +156,18 @@ def _composed(recipe: str | None, model: str | None, data: str | None, method: s
 
 def _dry(recipe: Any, plan: Any, json: bool) -> None:
     from nothing_tune.cli.view import header, plan_facts
+    from nothing_tune.run import missing
 
+    lacking = missing(recipe, plan)
     if json:
-        console.out_json({"dry_run": True, "plan": plan.to_json()})
+        console.out_json({"dry_run": True, "plan": plan.to_json(), "missing": [p.to_json() for p in lacking]})
         return
     paint = console.ink()
     data = jsonlib.loads(jsonlib.dumps(plan.to_json(), default=str))
     layers = " · ".join(layer.name for layer in recipe.layers)
     facts = {**{name: console.near(text) for name, text in plan_facts(data).items()}, "layers": layers}
     console.out(f"{paint.bold(plan.name)}  {paint.dim('dry run: nothing was made')}", *header(facts, paint))
+    if lacking:
+        console.out("", paint.warn("it could not start on this machine now:"))
+        for problem in lacking:
+            console.out(f"  {problem.what}", f"    {paint.dim(problem.hint)}")

@@ -32,7 +32,7 @@ def command(
         typer.Option(
             "--gpu",
             metavar="NAME",
-            help="The GPU to check for [default: each that the recipe has a block for, else the one found here].",
+            help="The GPU to check for [default: each that the recipe has a block for, and the one found here].",
             autocompletion=options.complete_library("gpus"),
         ),
     ] = None,
@@ -64,31 +64,38 @@ def _check(name: str, gpu: str | None, scenario: str | None) -> dict[str, Any]:
     """`{recipe, ok, gpus, exit_code, problems}` of one recipe, each problem once however many GPUs have it."""
     from nothing_tune.plan import make_plan
 
-    found: dict[Problem, None] = {}
+    found: dict[tuple[Any, ...], Problem] = {}
+
+    def tell(problems: tuple[Problem, ...]) -> None:
+        for p in problems:  # the same line is layer 3 of 4 on one GPU and 3 of 3 on another
+            found.setdefault((p.what, p.place, p.severity), p)
+
     code = 0
     gpus, error = ([gpu], None) if gpu else console.outcome(lambda: _own_gpus(name))
     found_here: list[str | None] = [None]
     for each in gpus or found_here:
         recipe, error = console.outcome(lambda each=each: options.load(name, gpu=each, scenario=scenario))  # type: ignore[misc]
         if recipe is not None:
-            found.update(dict.fromkeys(recipe.advice))
+            tell(recipe.advice)
             _, error = console.outcome(lambda recipe=recipe: make_plan(recipe))  # type: ignore[misc]
         if error is not None:
-            found.update(dict.fromkeys(error.problems))
+            tell(error.problems)
             code = max(code, error.exit_code)
     return {
         "recipe": name,
         "ok": code == 0,
         "gpus": [g for g in gpus or [] if g],
         "exit_code": code,
-        "problems": list(found),
+        "problems": list(found.values()),
     }
 
 
 def _own_gpus(name: str) -> list[str]:
-    """GPUs that the recipe itself has a block for."""
+    """GPUs that the recipe itself has a block for, then the one found here; empty without blocks."""
     from nothing_tune.recipe.library import find_recipe
+    from nothing_tune.recipe.machine import this_machine
     from nothing_tune.recipe.reader import read_file
 
     blocks = read_file(find_recipe(name))[0].get("gpus")
-    return [str(gpu) for gpu in blocks] if isinstance(blocks, dict) else []
+    own = [str(gpu) for gpu in blocks] if isinstance(blocks, dict) else []
+    return list(dict.fromkeys([*own, this_machine()["name"]])) if own else []

@@ -127,6 +127,13 @@ class Restore(TrainerCallback):
         state.compute_steps(args, state.max_steps)  # how often to log may have changed since the checkpoint
         if self.folder is not None:
             put_back(self.trainer, self.folder)
+            before = read_json(self.folder / "trainer_state.json")["max_steps"]
+            if before != state.max_steps:
+                follow_longer_curve(self.trainer.lr_scheduler)
+                self.trainer.journal.warn(
+                    f"the run goes on to step {state.max_steps} instead of {before}",
+                    "the learning rate follows the curve of the longer run from here",
+                )
 
 
 def put_back(trainer: Trainer, folder: Path) -> None:
@@ -157,6 +164,17 @@ def finished(trainer: Trainer, folder: Path, patience: int | None, threshold: fl
     trainer.state = state
     put_back(trainer, folder)
     return True
+
+
+def follow_longer_curve(scheduler: Any) -> None:
+    """Sets the learning rate to what the scheduler's curve says for its step; the checkpoint holds that of the curve before."""
+    if not isinstance(scheduler, torch.optim.lr_scheduler.LambdaLR):
+        return
+    for group, base, curve in zip(
+        scheduler.optimizer.param_groups, scheduler.base_lrs, scheduler.lr_lambdas, strict=True
+    ):
+        group["lr"] = base * curve(scheduler.last_epoch)
+    scheduler._last_lr = [group["lr"] for group in scheduler.optimizer.param_groups]
 
 
 def cast_trainable(model: Any, dtype: str | None) -> None:

@@ -194,7 +194,7 @@ def _words(value: Any, key: str, places: dict[str, Place], problems: list[Proble
 
 
 def _resolve_paths(values: dict[str, Any], file: Path | None) -> None:
-    """Makes relative paths absolute where they exist beside `file` or in the current folder; all others stay as written."""
+    """Makes relative paths absolute where they exist beside `file`, in the current folder or in the library; all others stay as written."""
     for key in PATH_KEYS:
         *parents, last = key.split(".")
         node: Any = values
@@ -215,7 +215,7 @@ def _existing(written: str, file: Path | None) -> str:
     path = Path(written).expanduser()
     if path.is_absolute():
         return str(path)
-    for folder in ([file.parent] if file else []) + [Path.cwd()]:
+    for folder in ([file.parent] if file else []) + [Path.cwd(), library_root()]:
         there = Path(os.path.normpath(folder / path)).absolute()
         if there != folder and (next(folder.glob(written), None) if "*" in written else there.exists()):
             return str(there)

@@ -42,7 +42,7 @@ def find_recipe(name: str | Path) -> Path:
     raise RecipeError(
         Problem(
             f"no recipe {str(name)!r}: looked for {' and in '.join(looked)}",
-            hint=_near(path.with_suffix("").name, names("recipes"), "tune list recipes shows all"),
+            hint=_near(path.with_suffix("").name, [*names("recipes"), *_here(path)], "tune list recipes shows all"),
         )
     )
 
@@ -101,6 +101,11 @@ def shown(path: Path) -> str:
         return str(path)
 
 
+def _here(path: Path) -> list[str]:
+    """YAML files in the folder that `path` names, as people would write them."""
+    return sorted(p.as_posix() for p in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
+
+
 def _in_library(name: str) -> Path | None:
     inside = Path(name.removesuffix(".yaml"))
     if ".." in inside.parts:
@@ -110,8 +115,12 @@ def _in_library(name: str) -> Path | None:
 
 
 def _near(name: str, known: list[str], otherwise: str) -> str:
-    tails = {n.rsplit("/", 1)[-1]: n for n in known}
-    near = get_close_matches(name, known, n=3, cutoff=0.6) or [
-        tails[t] for t in get_close_matches(name.rsplit("/", 1)[-1], list(tails), n=3, cutoff=0.6)
-    ]
+    tails = {n.rsplit("/", 1)[-1].removesuffix(".yaml"): n for n in known}
+    starts = [n for n in known if n.startswith(f"{name.lower()}-")]
+    near = (
+        [n for n in known if n == name.lower()]
+        or starts
+        or get_close_matches(name, known, n=3, cutoff=0.6)
+        or [tails[t] for t in get_close_matches(name.rsplit("/", 1)[-1], list(tails), n=3, cutoff=0.6)]
+    )
     return f"did you mean {' or '.join(near)}?" if near else otherwise

@@ -55,11 +55,29 @@ def best_needs_matching_checkpoints(view: View) -> Iterator[Problem]:
 def evaluation_needs_data(view: View) -> Iterator[Problem]:
     """Evaluation is on and there are no rows to evaluate on."""
     strategy = view.get("training.eval_strategy", "no")
+    if not view.get("data.train") and "${data.sample" in str(getattr(view.origins.get("data.train"), "value", "")):
+        return  # one cause, one message: `rehearsal_needs_a_sample`
     if strategy != "no" and not view.evaluates and "data" in view.values:
         yield view.problem(
             view.latest("data.eval", "training.eval_strategy"),
             f"training.eval_strategy is {strategy}, and data.eval gives no rows to evaluate on",
             "write data.eval: 0.1, or eval_strategy: no and load_best_model_at_end: false",
+        )
+
+
+def rehearsal_needs_a_sample(view: View) -> Iterator[Problem]:
+    """`--with models/nano` trains on the recipe's sample, which a recipe of one's own may not have."""
+    origin = view.origins.get("data.train")
+    if (
+        origin
+        and not view.get("data.train")
+        and "${data.sample" in str(origin.value)
+        and not view.get("data.sample.train")
+    ):
+        yield view.problem(
+            "data.train",
+            f"{origin.layer} trains on the recipe's data.sample, and this recipe has none",
+            "write data.sample: {train: FILE, eval: FILE} in it, or add data.train=FILE data.eval=0.1",
         )
 
 
@@ -299,6 +317,7 @@ RULES = (
     best_needs_evaluation,
     best_needs_matching_checkpoints,
     evaluation_needs_data,
+    rehearsal_needs_a_sample,
     evaluation_share,
     steps_are_given,
     steps_are_whole,

@@ -98,7 +98,10 @@ SECTIONS: dict[str, dict[str, Field]] = {
         "sample": Field(
             ("dict", "null"),
             "A small dataset of the same kind that ships with the recipe, for rehearsals.",
-            fields={"train": Field(TEXT, "File of training rows."), "eval": Field(TEXT, "File of held-out rows.")},
+            fields={
+                "train": Field(TEXT, "File of training rows."),
+                "eval": Field(("float", "str", "null"), "Held-out rows: a file, or a share of the training rows."),
+            },
         ),
         "format": Field(
             STR,

@@ -69,7 +69,7 @@ def test_validate_bad(tune: Callable[..., Any], tmp_path: Path) -> None:
     data = tune("validate", "bad.yaml", "quickstart", "--json").json()
     assert data["ok"] is False
     assert [row["ok"] for row in data["recipes"]] == [False, True]
-    assert data["recipes"][0]["gpus"] == ["t4", "l4"]
+    assert data["recipes"][0]["gpus"] == ["t4", "l4", "cpu"]
     assert len(data["recipes"][0]["problems"]) == 2
 
 

@@ -136,6 +136,9 @@ def test_a_run_that_is_given_more_steps_goes_on(make_run: MakeRun) -> None:
     (run.path / "result.json").unlink()
     assert train(run)["step"] == 8
     assert sorted(losses(run)) == list(range(1, 9))
+    rates = {e["step"]: e["metrics"]["learning_rate"] for e in events(run, "log")}
+    assert all(rate > 0 for step, rate in rates.items() if 6 < step <= 8)  # not the end of the shorter curve
+    assert any("instead of" in e["what"] for e in events(run, "warning"))
 
 
 def test_other_trainable_weights_are_refused(make_run: MakeRun, monkeypatch: pytest.MonkeyPatch) -> None:
