@@ -166,16 +166,22 @@ def run_ids(root: Path) -> list[str]:
     return [e.name for e in sorted(dirs, key=lambda e: (age(e), e.name))]
 
 
-def write_text(path: Path, text: str) -> None:
-    """Replaces `path` atomically and durably. `StorageError` when the disk refuses."""
+def write_text(path: Path, text: str, durable: bool = True) -> None:
+    """Replaces `path` atomically, and has it on the disk when this returns unless `durable` is False.
+
+    Raises:
+        StorageError: The disk refuses.
+    """
     temp = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with open(temp, "w", encoding="utf-8") as handle:
             handle.write(text)
             handle.flush()
-            os.fsync(handle.fileno())
+            if durable:
+                os.fsync(handle.fileno())
         os.replace(temp, path)
-        fsync_dir(path.parent)
+        if durable:
+            fsync_dir(path.parent)
     except OSError as error:
         with contextlib.suppress(OSError):
             temp.unlink(missing_ok=True)
@@ -184,9 +190,9 @@ def write_text(path: Path, text: str) -> None:
         ) from error
 
 
-def write_json(path: Path, data: Any) -> None:
+def write_json(path: Path, data: Any, durable: bool = True) -> None:
     """`write_text` of `data` as JSON, indented by one space. Non-finite floats are written as null."""
-    write_text(path, json.dumps(finite(data), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    write_text(path, json.dumps(finite(data), indent=1, ensure_ascii=False, allow_nan=False) + "\n", durable)
 
 
 def finite(data: Any) -> Any:

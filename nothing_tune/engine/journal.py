@@ -80,4 +80,5 @@ class Journal:
     def _write(self) -> None:
         with self._lock:
             self._status["heartbeat"] = time.time()
-            write_json(self.run.path / "status.json", finite(self._status))
+            # A heartbeat is worth nothing after a power cut: no fsync, which would hold up a training on the CPU.
+            write_json(self.run.path / "status.json", finite(self._status), durable=False)
