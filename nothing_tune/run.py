@@ -232,9 +232,8 @@ def _data_problems(recipe: Recipe, plan: Plan) -> list[Problem]:
             path = Path(source).expanduser()
             if "${oc.env:" in source or path.exists() or ("*" in source and glob.glob(str(path), recursive=True)):
                 continue
-            if not is_file_source(source) and HUB_ID.match(source) and not path.parent.is_dir():
-                continue
-            if not is_file_source(source) and len(path.parts) == 1 and HUB_ID.match(source):
+            like_a_hub_id = HUB_ID.match(source) and (len(path.parts) == 1 or not path.parent.is_dir())
+            if like_a_hub_id and not is_file_source(source):
                 continue
             looked = (
                 [path.absolute()]

@@ -7,7 +7,7 @@ import threading
 import time
 from typing import Any
 
-from nothing_tune.artifacts import HEARTBEAT_S, Run, append_event, finite, read_json, write_json
+from nothing_tune.artifacts import HEARTBEAT_S, Run, append_event, read_json, write_json
 from nothing_tune.errors import StorageError
 
 
@@ -81,4 +81,4 @@ class Journal:
         with self._lock:
             self._status["heartbeat"] = time.time()
             # A heartbeat is worth nothing after a power cut: no fsync, which would hold up a training on the CPU.
-            write_json(self.run.path / "status.json", finite(self._status), durable=False)
+            write_json(self.run.path / "status.json", self._status, durable=False)
