@@ -86,7 +86,7 @@ def test_modules_are_seen() -> None:
         ("plan/kwargs.py", "import torch"),
         ("plan/kwargs.py", "from nothing_tune.run import prepare"),
         ("plan/kwargs.py", "def f():\n    from nothing_tune import cli"),
-        ("run.py", "from nothing_tune.engine import build"),
+        ("run/prepare.py", "from nothing_tune.engine import build"),
         ("engine/train.py", "from nothing_tune import run"),
         ("trackers/wandb.py", "from nothing_tune.formats import text"),
         ("recipe/layers.py", "import rich.console"),

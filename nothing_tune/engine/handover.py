@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from nothing_tune.artifacts import Run, fsync_dir, write_json, write_text
-from nothing_tune.engine import checkpoint, starts
+from nothing_tune.artifacts import Run, checkpoint, fsync_dir, write_json, write_text
+from nothing_tune.engine import starts
 from nothing_tune.plan.model import Plan
 
 MODEL_FILES = (

@@ -13,8 +13,8 @@ import torch
 import transformers
 
 from nothing_tune import trackers
-from nothing_tune.artifacts import Run, read_json, write_json
-from nothing_tune.engine import build, chat_templates, checkpoint, data, handover, starts
+from nothing_tune.artifacts import Run, checkpoint, read_json, write_json
+from nothing_tune.engine import build, chat_templates, data, handover, starts
 from nothing_tune.engine import train as training
 from nothing_tune.engine.journal import Journal
 from nothing_tune.engine.progress import EarlyStop, Progress, Stop

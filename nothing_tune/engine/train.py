@@ -11,8 +11,7 @@ from transformers import TrainerCallback
 from transformers.trainer_callback import TrainerState
 from trl import SFTTrainer
 
-from nothing_tune.artifacts import read_json, write_json
-from nothing_tune.engine import checkpoint
+from nothing_tune.artifacts import checkpoint, read_json, write_json
 from nothing_tune.engine.journal import Journal
 from nothing_tune.engine.progress import best_entry, patience_used
 from nothing_tune.errors import Diverged, ResumeRefused
@@ -86,7 +85,7 @@ class Trainer(SFTTrainer):
                 mode: {k: list(map(float, v)) for k, v in kept.items()} for mode, kept in self._metrics.items()
             },
             "trained_s": self.trained_s(),
-            "trainable": checkpoint.trainable_types(self.model),
+            "trainable": trainable_types(self.model),
         }
 
     def trained_s(self) -> float:
@@ -105,7 +104,7 @@ class Trainer(SFTTrainer):
             if name in before and parameter.dtype != before[name]:
                 parameter.data = parameter.data.to(before[name])
         saved = (read_json(Path(resume_from_checkpoint) / checkpoint.STATE) or {}).get("trainable")
-        now = checkpoint.trainable_types(target)
+        now = trainable_types(target)
         if saved is not None and saved != now:
             other = sorted(n for n in {*saved, *now} if saved.get(n) != now.get(n))
             raise ResumeRefused(
@@ -175,6 +174,13 @@ def follow_longer_curve(scheduler: Any) -> None:
     ):
         group["lr"] = base * curve(scheduler.last_epoch)
     scheduler._last_lr = [group["lr"] for group in scheduler.optimizer.param_groups]
+
+
+def trainable_types(model: Any) -> dict[str, list[Any]]:
+    """`{name: [dtype, shape]}` of every weight that is trained, as JSON has it."""
+    return {
+        n: [str(p.dtype).removeprefix("torch."), list(p.shape)] for n, p in model.named_parameters() if p.requires_grad
+    }
 
 
 def cast_trainable(model: Any, dtype: str | None) -> None:

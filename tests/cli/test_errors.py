@@ -146,7 +146,7 @@ def test_one_except() -> None:
 
     known = {name for name in vars(errors) if isinstance(vars(errors)[name], type) and name != "Problem"}
     found = []
-    files = sorted(Path(nothing_tune.cli.__path__[0]).glob("*.py"))
+    files = sorted(Path(nothing_tune.cli.__path__[0]).rglob("*.py"))
     for path in files:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.ExceptHandler) and node.type is not None:

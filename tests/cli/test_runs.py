@@ -54,7 +54,7 @@ def test_lost(tune: Callable[..., Any], demo: Any) -> None:
 def test_thousands(tune: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fill(tmp_path / "runs", 3000)
     read: list[Path] = []
-    monkeypatch.setattr(artifacts, "read_json", lambda path: read.append(path) or json.loads(path.read_text()))
+    monkeypatch.setattr(artifacts.runs, "read_json", lambda path: read.append(path) or json.loads(path.read_text()))
     result = tune("runs")
     lines = result.out.splitlines()
     assert len(lines) == 22

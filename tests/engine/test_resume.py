@@ -13,8 +13,7 @@ from typing import Any
 
 import pytest
 
-from nothing_tune.artifacts import Run, read_json, write_json
-from nothing_tune.engine import checkpoint
+from nothing_tune.artifacts import Run, checkpoint, read_json, write_json
 from nothing_tune.engine.progress import Progress
 from tests.engine.support import NF4, MakeRun, events, losses, train
 

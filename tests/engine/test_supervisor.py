@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from nothing_tune.artifacts import Run, append_event, write_json
+from nothing_tune.artifacts import Run, append_event, checkpoint, write_json
 from nothing_tune.engine import __main__ as supervisor
-from nothing_tune.engine import chat, checkpoint
+from nothing_tune.engine import chat
 from tests.engine.support import MakeRun, losses
 
 ROOT = Path(__file__).parents[2]

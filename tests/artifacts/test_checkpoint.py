@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from nothing_tune.engine import checkpoint
+from nothing_tune.artifacts import checkpoint
 
 
 def write(folder: Path, step: int, commit: bool = True) -> Path:

@@ -15,9 +15,8 @@ import re
 import shutil
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
-from nothing_tune.artifacts import fsync_dir, read_json, write_json
+from nothing_tune.artifacts.files import fsync_dir, read_json, write_json
 from nothing_tune.errors import UsageError
 
 COMMIT = "COMMIT.json"
@@ -115,10 +114,3 @@ def versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             continue
     return out
-
-
-def trainable_types(model: Any) -> dict[str, list[Any]]:
-    """`{name: [dtype, shape]}` of every weight that is trained, as JSON has it."""
-    return {
-        n: [str(p.dtype).removeprefix("torch."), list(p.shape)] for n, p in model.named_parameters() if p.requires_grad
-    }

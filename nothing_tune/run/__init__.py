@@ -1,0 +1,20 @@
+"""Makes run directories, starts and stops the engine on them, and decides what may change when a run goes on."""
+
+from nothing_tune.run.control import alive, holder, interrupt, start, stop
+from nothing_tune.run.missing import is_file_source, missing, sources
+from nothing_tune.run.prepare import compose, prepare
+from nothing_tune.run.resume import resume
+
+__all__ = [
+    "alive",
+    "compose",
+    "holder",
+    "interrupt",
+    "is_file_source",
+    "missing",
+    "prepare",
+    "resume",
+    "sources",
+    "start",
+    "stop",
+]

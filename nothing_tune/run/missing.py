@@ -1,0 +1,187 @@
+"""What this machine lacks for a run: data, model, tokens, keys, packages. Looked for before a run is made."""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+from difflib import get_close_matches
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from nothing_tune.errors import Problem
+from nothing_tune.plan import Plan
+from nothing_tune.recipe import library
+from nothing_tune.recipe.model import Recipe, lookup
+
+HUB_ID = re.compile(r"^[\w.-]+(/[\w.-]+)?(:[\w.+-]+)?$")
+"""What the name of a data set on the Hub looks like, with the split that may follow it."""
+DATA_SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
+
+
+def missing(recipe: Recipe, plan: Plan) -> list[Problem]:
+    """What this machine lacks for the run: data, model, tokens, keys, packages; empty when it could start."""
+    return [
+        *_data_problems(recipe, plan),
+        *_model_problems(recipe, plan),
+        *_tracker_problems(plan),
+        *_package_problems(recipe, plan),
+    ]
+
+
+def sources(value: Any) -> list[str]:
+    """The data sources that a recipe names: a string or a list of strings, else none."""
+    return (
+        [value]
+        if isinstance(value, str)
+        else [v for v in value if isinstance(v, str)]
+        if isinstance(value, list)
+        else []
+    )
+
+
+def is_file_source(source: str) -> bool:
+    """True when a data source is meant as a file rather than as a hub id."""
+    path = Path(source.removesuffix(".gz").removesuffix(".zst"))
+    return path.suffix in DATA_SUFFIXES or source.startswith((".", "/", "~")) or "*" in source or path.exists()
+
+
+def _rehearse(recipe: Recipe) -> str:
+    called = library.label(recipe.path) if recipe.path else recipe.name
+    return f"tune train {called} --with models/nano"
+
+
+def _data_problems(recipe: Recipe, plan: Plan) -> list[Problem]:
+    out = []
+    has_sample = lookup(plan.values, "data.sample.train") is not None
+    cure = f"; to rehearse on its sample: {_rehearse(recipe)}" if has_sample else ""
+    for key in ("train", "eval"):
+        value = plan.data.get(key)
+        origin = recipe.origins.get(f"data.{key}")
+        place, layer = (origin.place, str(origin)) if origin else (None, "")
+        if key == "train" and not sources(value):
+            out.append(
+                Problem("the recipe names no training data", "data.train", place, layer, f"give data.train=FILE{cure}")
+            )
+        for source in sources(value):
+            path = Path(source).expanduser()
+            if "${oc.env:" in source or path.exists() or ("*" in source and glob.glob(str(path), recursive=True)):
+                continue
+            like_a_hub_id = HUB_ID.match(source) and (len(path.parts) == 1 or not path.parent.is_dir())
+            if like_a_hub_id and not is_file_source(source):
+                continue
+            looked = (
+                [path.absolute()]
+                if path.is_absolute() or not (origin and origin.place and recipe.path)
+                else [recipe.path.parent / path, path.absolute()]
+            )
+            where = " and ".join(dict.fromkeys(library.shown(p) for p in looked))
+            out.append(
+                Problem(
+                    f"data.{key}: there is no file {source}: looked for {where}",
+                    f"data.{key}",
+                    place,
+                    layer,
+                    f"{_nearby(path, source, key)}{cure}",
+                )
+            )
+    return out
+
+
+def _nearby(path: Path, source: str, key: str) -> str:
+    """What to do about a data file that is not there: the files beside it with a name like it, else to put it there."""
+    share = re.fullmatch(r"(\d+(?:\.\d+)?) ?%", source)
+    if share:
+        return f"{share[1]} % is data.{key}={float(share[1]) / 100:g}"
+    beside = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+    alike = get_close_matches(path.name, beside, n=2, cutoff=0.5)
+    if alike:
+        return f"did you mean {' or '.join(str(path.parent / name) for name in alike)}?"
+    return f"put the file there, or give data.{key}=FILE"
+
+
+def _model_problems(recipe: Recipe, plan: Plan) -> list[Problem]:
+    name = plan.model.get("name_or_path")
+    key = "model.name_or_path"
+    origin = recipe.origins.get(key)
+    place, layer = (origin.place, str(origin)) if origin else (None, "")
+    if not name:
+        return [
+            Problem(
+                "the recipe names no model", key, place, layer, "give model.name_or_path=NAME, a hub id or a folder"
+            )
+        ]
+    if "${oc.env:" in name or Path(name).is_dir():
+        return []
+    if name.startswith((".", "/", "~")) or name.count("/") != 1:
+        near = f"; to rehearse: {_rehearse(recipe)}" if lookup(plan.values, "data.sample.train") else ""
+        return [
+            Problem(
+                f"{key}: there is no model folder {name}",
+                key,
+                place,
+                layer,
+                f"name a folder with a config.json, or a hub id such as org/name{near}",
+            )
+        ]
+    if lookup(plan.values, "model.gated") and not _cached(name) and not _hub_token():
+        what = f"{key}: {name} is gated, and there is no Hugging Face token"
+        cure = f"accept its licence at huggingface.co/{name}, then `hf auth login` or set HF_TOKEN"
+        return [Problem(what, key, place, layer, f"{cure}; to rehearse without it: {_rehearse(recipe)}")]
+    return []
+
+
+def _tracker_problems(plan: Plan) -> list[Problem]:
+    tracker = str(plan.tracking.get("tracker") or "none")
+    problems: list[Problem] = import_module(f"nothing_tune.trackers.{tracker}").check(plan.tracking, os.environ)
+    return problems
+
+
+def _package_problems(recipe: Recipe, plan: Plan) -> list[Problem]:
+    """Packages that a setting needs and that are not installed."""
+    values = plan.values
+    attention = str(lookup(values, "model.attn_implementation"))
+    needs = [
+        (bool(plan.quantization), "quantization", "bitsandbytes", "bitsandbytes"),
+        (
+            lookup(values, "peft.init_lora_weights") == "loftq",
+            "peft.init_lora_weights",
+            "scipy",
+            "'nothing-tune[loftq]'",
+        ),
+        (bool(lookup(values, "model.use_kernels")), "model.use_kernels", "kernels", "kernels"),
+        (attention == "flash_attention_2", "model.attn_implementation", "flash_attn", "flash-attn"),
+    ]
+    out = []
+    for wanted, key, module, package in needs:
+        if wanted and find_spec(module) is None:
+            origin = next((o for k, o in recipe.origins.items() if k == key or k.startswith(f"{key}.")), None)
+            place, layer = (origin.place, str(origin)) if origin else (None, "")
+            out.append(
+                Problem(
+                    f"{key} needs the package {module}, which is not installed",
+                    key,
+                    place,
+                    layer,
+                    f"pip install {package}",
+                )
+            )
+    return out
+
+
+def _cached(name: str) -> bool:
+    home = Path(
+        os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "huggingface"
+    )
+    hub = Path(os.environ.get("HF_HUB_CACHE") or home / "hub")
+    return any((hub / f"models--{name.replace('/', '--')}" / "snapshots").glob("*/config.json"))
+
+
+def _hub_token() -> bool:
+    home = Path(
+        os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "huggingface"
+    )
+    path = Path(os.environ.get("HF_TOKEN_PATH") or home / "token")
+    return bool(os.environ.get("HF_TOKEN") or os.environ.get("HUGGING_FACE_HUB_TOKEN") or path.is_file())
