@@ -19,7 +19,7 @@ from nothing_tune.recipe.library import library_root, names
 from nothing_tune.recipe.model import leaves
 
 GOLDEN = Path(__file__).parent / "golden"
-SECTIONS = ("model", "data", "quantization", "peft", "training", "tracking", "monitor", "checkpoint")
+SECTIONS = ("model", "data", "quantization", "peft", "training", "tracking", "monitor", "checkpoint", "launch")
 ABSENT = "(absent)"
 
 

@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from nothing_tune.artifacts.redact import redact_all
 from nothing_tune.errors import StorageError, UsageError
 
 
@@ -64,8 +65,8 @@ def read_json(path: Path) -> Any:
 
 
 def append_event(path: Path, event: dict[str, Any]) -> None:
-    """Appends one event as one line in one write, so that readers never see two torn lines."""
-    line = json.dumps(finite(event), ensure_ascii=False, allow_nan=False) + "\n"
+    """Appends one event, without secrets, as one line in one write, so that readers never see two torn lines."""
+    line = json.dumps(finite(redact_all(event)), ensure_ascii=False, allow_nan=False) + "\n"
     descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
     try:
         os.write(descriptor, line.encode())

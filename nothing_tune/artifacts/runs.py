@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from nothing_tune.artifacts.files import read_json
 from nothing_tune.errors import StorageError, UsageError
@@ -84,6 +84,18 @@ class Run:
                     if isinstance(event, dict):
                         yield event, offset
 
+    def last_event(self, kind: str) -> dict[str, Any] | None:
+        """The last event of type `kind`, looked for from the end of events.jsonl; None when there is none."""
+        wanted = json.dumps(kind).encode()
+        with contextlib.suppress(FileNotFoundError), open(self.path / "events.jsonl", "rb") as handle:
+            for line in _lines_from_the_end(handle):
+                if wanted in line:
+                    with contextlib.suppress(ValueError):
+                        event = json.loads(line)
+                        if isinstance(event, dict) and event.get("type") == kind:
+                            return event
+        return None
+
 
 def runs_root(option: str | Path | None = None) -> Path:
     """The folder of all runs: `option`, else `$TUNE_RUNS_DIR`, else `./runs`."""
@@ -138,6 +150,28 @@ def find_run(name: str, root: Path) -> Run:
     raise UsageError(f"no run {name!r} in {root}", hint=f"nearest: {', '.join(near)}")
 
 
+def find_own(name: str, root: Path) -> Run:
+    """The run in `root` that `name` means, for what changes or deletes it: as `find_run`, but never outside of `root`.
+
+    Works for damaged runs too. `UsageError` for a path that leads elsewhere, a link, and what is no run's name.
+    """
+    cure = "give its id, and --runs-dir for runs of another folder"
+    if "/" in name or name in ("", ".", ".."):
+        run = Run(Path(name).absolute())
+    else:
+        run = Run(root / name) if name in run_ids(root) else find_run(name, root)
+    if run.path.is_symlink():
+        raise UsageError(
+            f"{run.id} is a link to another folder", hint="what it leads to is left alone; remove the link"
+        )
+    inside = ".." not in run.path.parts and run.path.parent.resolve() == root.resolve()
+    if not inside:
+        raise UsageError(f"{name!r} leads out of {root}", hint=cure)
+    if not RUN_ID.match(run.id) or not run.path.is_dir():
+        raise UsageError(f"no run {name!r} in {root}", hint=cure)
+    return Run(root / run.id)
+
+
 def run_ids(root: Path) -> list[str]:
     """Ids of all runs in `root`, oldest first (by name, which starts with the date, then by age for runs named by hand)."""
     try:
@@ -158,6 +192,23 @@ def run_ids(root: Path) -> list[str]:
         return datetime.fromtimestamp(created, UTC).strftime("%Y%m%d-%H%M%S")
 
     return [e.name for e in sorted(dirs, key=lambda e: (age(e), e.name))]
+
+
+def _lines_from_the_end(handle: BinaryIO, block: int = 1 << 16) -> Iterator[bytes]:
+    """The whole lines of a file, the last one first; a torn last line is left out."""
+    at = handle.seek(0, os.SEEK_END)
+    rest, first = b"", True
+    while at > 0:
+        size = min(block, at)
+        at -= size
+        handle.seek(at)
+        *lines, last = (handle.read(size) + rest).split(b"\n")[::-1]
+        rest = last
+        if first and lines:
+            lines, first = lines[1:], False
+        yield from (line for line in lines if line)
+    if rest and not first:
+        yield rest
 
 
 def _read_required(path: Path) -> dict[str, Any]:

@@ -94,6 +94,13 @@ def out_json(data: Any) -> None:
     out(json.dumps(finite(data), indent=2, ensure_ascii=False, default=str))
 
 
+def ask(question: str) -> bool:
+    """Asks on the terminal; True only for y or yes."""
+    sys.stdout.write(question)
+    sys.stdout.flush()
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
+
+
 def note(text: str) -> None:
     """Writes one dim line to stderr: what the program does on its own account."""
     sys.stderr.write(ink(sys.stderr).dim(text) + "\n")

@@ -19,7 +19,18 @@ from typing import Any
 
 from nothing_tune.artifacts import Run
 from nothing_tune.cli import console
-from nothing_tune.cli.view import TRAINING, View, bar, closing, figures, header, phase_text, plain_line, plan_facts
+from nothing_tune.cli.view import (
+    TRAINING,
+    View,
+    bar,
+    closing,
+    figures,
+    header,
+    phase_text,
+    plain_line,
+    plan_facts,
+    standing,
+)
 from nothing_tune.errors import Problem
 
 POLL_S = 0.2
@@ -144,6 +155,9 @@ def _loop(
     shown_phase = ""
     screen = _Screen()
     with contextlib.nullcontext() if quiet else screen:
+        if process is None and view.step and not quiet and not screen.live and not (run.path / "result.json").is_file():
+            screen.line(standing(view))
+            shown_phase = view.phase
         while True:
             ended = (run.path / "result.json").is_file()
             for event, behind in run.events(offset):
@@ -206,7 +220,7 @@ def _region(view: View, screen: _Screen, since: float, stopping: bool) -> list[s
 
 
 def _say(screen: _Screen, view: View, event: dict[str, Any]) -> None:
-    """The lines that stay for one event: warnings everywhere, figures only where nothing is drawn."""
+    """The lines that stay for one event: warnings, faults and notes everywhere, figures only where nothing is drawn."""
     for kind, what, hint in view.take_notes():
         head = screen.paint.warn("warning:") + " " if kind == "warning" else ""
         text = f"{head}{console.printable(what)}"
@@ -225,7 +239,10 @@ def _catch_up(run: Run, view: View) -> int:
     for event, behind in run.events():
         offset = behind
         view.apply(event)
-    view.glance(_status(run))
+    status = _status(run)
+    view.glance(status)
+    if view.phase == "starting":
+        view.phase = str(status.get("state") or view.phase)
     view.take_notes()
     return offset
 

@@ -104,6 +104,22 @@ RunsDir = Annotated[
     str | None,
     typer.Option("--runs-dir", metavar="DIR", help="Folder of all runs [default: $TUNE_RUNS_DIR, else ./runs]."),
 ]
+Deadline = Annotated[
+    str | None,
+    typer.Option(
+        "--deadline",
+        metavar="TIME",
+        help="Save and stop in time, with exit code 75, when this much has passed since the start: 23h50m, 90m, 45s "
+        "(checkpoint.deadline).",
+    ),
+]
+AllowVersionDrift = Annotated[
+    bool,
+    typer.Option(
+        "--allow-version-drift",
+        help="Go on although a library has another version than the run was started with; the result may differ.",
+    ),
+]
 RunId = Annotated[
     str,
     typer.Argument(
@@ -113,6 +129,11 @@ RunId = Annotated[
         show_default=False,
     ),
 ]
+
+
+def allow_version_drift() -> None:
+    """Tells the engine that this process starts that library versions may differ from the run's."""
+    os.environ["TUNE_ALLOW_VERSION_DRIFT"] = "1"
 
 
 def split_words(words: Sequence[str] | None) -> tuple[str | None, list[str]]:

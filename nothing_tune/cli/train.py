@@ -17,7 +17,7 @@ EXAMPLES = (
     ("tune train nothing-gpt --gpu l4 --scenario debug --dry-run", "what would happen, without doing it"),
     ("tune train marco --with models/nano", "rehearse a recipe on its sample, on a CPU"),
     ("tune train --model ORG/NAME --data rows.jsonl --method lora", "without a recipe"),
-    ("tune train quickstart --name nightly --continue", "start, or go on where it stopped"),
+    ("tune train quickstart --name nightly --continue --deadline 23h50m", "start, or go on where it stopped"),
 )
 EXITS = RUNNING
 
@@ -55,11 +55,13 @@ def command(
     name: Annotated[
         str | None, typer.Option("--name", metavar="RUN_ID", help="The run's id [default: date, recipe, GPU].")
     ] = None,
+    deadline: options.Deadline = None,
     runs_dir: options.RunsDir = None,
     continue_: Annotated[
         bool,
         typer.Option("--continue", help="Continue run --name where it exists, so that the same command can run again."),
     ] = False,
+    drift: options.AllowVersionDrift = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be trained, and make nothing.")] = False,
     detach: Annotated[bool, typer.Option("--detach", help="Start the run and return at once.")] = False,
     json: Annotated[
@@ -76,6 +78,10 @@ def command(
         overrides.append(f"data.max_samples={max_samples}")
     if max_steps is not None:
         overrides.append(f"training.max_steps={max_steps}")
+    if deadline is not None:
+        overrides.append(f"checkpoint.deadline={jsonlib.dumps(deadline)}")
+    if drift:
+        options.allow_version_drift()
     if model or data or method:
         recipe_name, composed = _composed(recipe_name, model, data, method)
         overrides = [*composed, *overrides]
@@ -97,10 +103,16 @@ def command(
     from nothing_tune import run as runs
     from nothing_tune.artifacts import runs_root
 
-    run = runs.prepare(recipe, plan, root=runs_root(runs_dir), name=name, continue_=continue_)
+    run = runs.prepare(
+        recipe, plan, root=runs_root(runs_dir), name=name, continue_=continue_, say=quiet if json else console.note
+    )
     if continue_ and run.state() == "done":
         raise typer.Exit(show_done(run, json))
     launch(run, detach=detach, json=json)
+
+
+def quiet(line: str) -> None:
+    """Says nothing: stdout and stderr are a program's."""
 
 
 def launch(run: Any, *, detach: bool, json: bool) -> None:

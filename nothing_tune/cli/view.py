@@ -5,6 +5,7 @@ Nothing here reads a file, a clock or a terminal: `live.py` does.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,11 +29,21 @@ TRAINING = frozenset({"running", "train"})
 """Phases in which the figures say all."""
 
 
+FAULTS = frozenset({"torn", "adjust", "spike", "non_finite", "hang"})
+"""Events about something that went wrong and was dealt with."""
+_NOTES = ("the run goes on to step ",)
+"""How warnings begin that are none."""
+_FAULT_WORDS = re.compile(
+    r"\b(trackers?|disk|no space|taken over|heartbeat|passed over|set aside|damaged|not be handed over|on_commit|killed)\b"
+)
+
+
 @dataclass
 class View:
     """A run as its events tell it. Times are in seconds, sizes in GiB, `None` is unknown.
 
-    `notes` gathers lines that are shown once (warnings, checkpoints kept as best) until `take_notes` empties it.
+    `notes` gathers lines that are shown once until `take_notes` empties it, as `(kind, what, hint)`. Kinds: `warning`; `fault`,
+    something that went wrong and what was done about it; `note`, `resume` and `stop`, where nothing is wrong.
     """
 
     phase: str = "starting"
@@ -53,6 +64,7 @@ class View:
     eta_s: float | None = None
     notes: list[tuple[str, str, str]] = field(default_factory=list)
     _warned: set[str] = field(default_factory=set)
+    _aside: set[str] = field(default_factory=set)
 
     def apply(self, event: dict[str, Any]) -> None:
         """Takes one event of events.jsonl in."""
@@ -69,6 +81,14 @@ class View:
             self.total = event.get("total_steps") or self.total
         elif kind == "resume":
             self.notes.append(("resume", f"continuing at step {self.step}", ""))
+        elif kind in FAULTS:
+            self.notes.append(("fault", fault_text(event), ""))
+            self._aside.add(f"is set aside as {event.get('to')}")
+        elif kind == "rehearsal":
+            self.notes.append(("note", rehearsal_text(event), ""))
+        elif kind == "attempt":
+            if int(event.get("number") or 1) > 1:
+                self.notes.append(("note", f"attempt {event['number']} begins on {event.get('host', 'this host')}", ""))
         elif kind == "early_stop":
             self.notes.append(("stop", f"stopping early: {event.get('what')}", ""))
         elif kind == "log":
@@ -80,9 +100,11 @@ class View:
             self.best_step, self.best_epoch = event.get("step"), event.get("epoch")
         elif kind == "warning":
             what = str(event.get("what") or event.get("message") or "")
-            if what and what not in self._warned:
+            if what and what not in self._warned and not any(text in what for text in self._aside):
                 self._warned.add(what)
-                self.notes.append(("warning", what, str(event.get("hint") or "")))
+                self.notes.append(
+                    ("note" if what.startswith(_NOTES) else "warning", what, str(event.get("hint") or ""))
+                )
 
     def glance(self, status: dict[str, Any]) -> None:
         """Takes status.json in: the total, and the step, which it knows between two logging events."""
@@ -111,6 +133,52 @@ class View:
         """The notes since the last call, as `(kind, what, hint)`."""
         notes, self.notes = self.notes, []
         return notes
+
+
+def warning_kind(what: str) -> str:
+    """`note`, `fault` or `warning`: what a `warning` event really is, by its words."""
+    if what.startswith(_NOTES):
+        return "note"
+    return "fault" if _FAULT_WORDS.search(what) else "warning"
+
+
+def fault_text(event: dict[str, Any]) -> str:
+    """One line about an event of `FAULTS`: what happened, and what was done about it."""
+    kind, step, what, why = event.get("type"), event.get("step"), event.get("what"), event.get("why")
+    where = "" if step is None else f" at step {step}"
+    if kind == "torn":
+        return f"{_name(event.get('path'))} is set aside as {_name(event.get('to'))}: {why or 'it was never completed'}"
+    if kind == "adjust":
+        return f"{why or 'out of memory'}: {what}"
+    if kind == "spike":
+        usual = console.number(event.get("median"))
+        return f"the loss jumped to {console.number(event.get('loss'))}{where}, usual is {usual}{rows_text(event)}"
+    if kind == "non_finite":
+        return f"{what or 'the loss'} was not finite{where}, which is left out{rows_text(event)}"
+    seconds = event.get("seconds")
+    took = f" for {console.age(seconds)}" if isinstance(seconds, int | float) else ""
+    return f"no sign of life{took}: the training was ended, to go on at the newest checkpoint"
+
+
+def rows_text(event: dict[str, Any]) -> str:
+    """`: rows 3, 17` where an event names rows, as numbers or as `{"row": number}`; else nothing."""
+    rows = event.get("rows")
+    if not isinstance(rows, list) or not rows:
+        return ""
+    numbers = [str(r.get("row")) if isinstance(r, dict) else str(r) for r in rows]
+    return f": row{'s' if len(numbers) > 1 else ''} {', '.join(numbers)}"
+
+
+def rehearsal_text(event: dict[str, Any]) -> str:
+    """`the longest batch fits: 4096 tokens, 1.2 GiB`."""
+    parts = [f"{event['tokens']} tokens"] if event.get("tokens") else []
+    memory = event.get("memory_gib")
+    parts += [f"{memory:.1f} GiB"] if isinstance(memory, int | float) else []
+    return f"the longest batch fits{': ' if parts else ''}{', '.join(parts)}"
+
+
+def _name(path: Any) -> str:
+    return str(path or "a checkpoint").rstrip("/").rsplit("/", 1)[-1]
 
 
 def phase_text(phase: str) -> str:
@@ -256,6 +324,14 @@ def plain_line(view: View) -> str:
     parts += [f"{view.memory_gib:.1f} GiB"] if view.memory_gib is not None else []
     parts += [f"eta {console.clock(view.eta_s)}"] if view.eta_s is not None else []
     return "  ".join(parts)
+
+
+def standing(view: View) -> str:
+    """`now at step 40/120, training, loss 1.234`: where a run stands that one begins to look at."""
+    parts = [f"now at step {view.step}/{view.total or '?'}", phase_text(view.phase)]
+    parts += [f"loss {console.number(view.loss)}"] if view.loss is not None else []
+    parts += [f"eval loss {console.number(view.eval_loss)}"] if view.eval_loss is not None else []
+    return ", ".join(parts)
 
 
 def closing(

@@ -1,4 +1,4 @@
-"""Trainer callbacks: they report to the journal and the tracker, stop on request, and stop early."""
+"""Trainer callbacks: they report to the journal and the tracker, and stop early."""
 
 from __future__ import annotations
 
@@ -12,14 +12,11 @@ import torch
 from transformers import TrainerCallback
 
 from nothing_tune.engine.journal import Journal
-from nothing_tune.errors import Diverged
 from nothing_tune.trackers import Sink
 
 if TYPE_CHECKING:
     from nothing_tune.engine.train import Trainer
 
-NON_FINITE_LOGS = 3
-"""A run ends as diverged after this many loss logs in a row that are not finite."""
 FINAL_KEYS = frozenset({"train_runtime", "total_flos", "train_loss"})
 
 
@@ -34,7 +31,6 @@ class Progress(TrainerCallback):
         self.first_loss: float | None = None
         self.last_loss: float | None = None
         self.last_eval: dict[str, float] = {}
-        self._bad = 0
         self._clock = time.monotonic()
         self._start_step = 0
         self._last_tokens = 0
@@ -53,6 +49,7 @@ class Progress(TrainerCallback):
         if self.first_step_at is None:
             self.first_step_at = time.time()
         self.journal.status(step=state.global_step, epoch=state.epoch)
+        self.journal.progress()
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
         """Reports a log of the training, with speed, memory and time left."""
@@ -80,13 +77,7 @@ class Progress(TrainerCallback):
             if self.first_loss is None:
                 self.first_loss = metrics["loss"]
             self.journal.status(loss=metrics["loss"])
-            self._bad = 0 if math.isfinite(metrics["loss"]) else self._bad + 1
         self._send({**metrics, **extra}, state.global_step)
-        if self._bad >= NON_FINITE_LOGS:
-            raise Diverged(
-                f"the loss was not finite {self._bad} times in a row, last at step {state.global_step}",
-                hint="lower training.learning_rate, or look at the rows of that step",
-            )
 
     def on_evaluate(self, args: Any, state: Any, control: Any, metrics: dict[str, Any] | None = None, **_: Any) -> None:
         """Reports an evaluation."""
@@ -106,34 +97,6 @@ class Progress(TrainerCallback):
                 self.journal.warn(
                     f"the tracker is switched off for this run: {type(error).__name__}: {error}", "training goes on"
                 )
-
-
-class Stop(TrainerCallback):
-    """Serves a stop request at the end of an optimizer step, where a checkpoint is exact; saves first."""
-
-    def __init__(self) -> None:
-        self.requested: int | None = None
-        self.served = False
-        self.trainer: Trainer | None = None
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Stops here if asked to, unless this was the last step anyway."""
-        if self.requested is None or state.global_step >= state.max_steps:
-            return
-        self.served = True
-        control.should_training_stop = True
-        if not _epoch_ends(state):
-            control.should_save = True
-
-    def on_epoch_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Lets what is due at the end of an epoch happen, and nothing else."""
-        if not self.served:
-            return
-        assert self.trainer is not None
-        if _epoch_ends(state):  # evaluation due at the end of the epoch still happens, as it would have
-            control.should_save = self.trainer.saved_step != state.global_step or control.should_evaluate
-        else:
-            control.should_evaluate = control.should_save = control.should_log = False
 
 
 class EarlyStop(TrainerCallback):
@@ -190,7 +153,3 @@ def memory_gib() -> float:
     if torch.cuda.is_available():
         return float(torch.cuda.max_memory_allocated()) / 2**30
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-
-
-def _epoch_ends(state: Any) -> bool:
-    return state.epoch is not None and float(state.epoch).is_integer()

@@ -14,12 +14,16 @@ import transformers
 
 from nothing_tune import trackers
 from nothing_tune.artifacts import Run, checkpoint, read_json, write_json
-from nothing_tune.engine import build, chat_templates, data, handover, starts
+from nothing_tune.engine import build, chat_templates, data, fingerprints, guard, handover, starts
 from nothing_tune.engine import train as training
+from nothing_tune.engine.cadence import Cadence
 from nothing_tune.engine.journal import Journal
-from nothing_tune.engine.progress import EarlyStop, Progress, Stop
-from nothing_tune.errors import ResumeRefused
+from nothing_tune.engine.progress import EarlyStop, Progress
+from nothing_tune.errors import Preempted, ResumeRefused, StorageError
 from nothing_tune.plan.model import Plan
+
+INITIAL = "initial"
+"""Folder of a forked run with the weights that it starts from."""
 
 
 def train(
@@ -33,9 +37,7 @@ def train(
         outcome: Filled with the parts of result.json that are known here, as they become known.
     """
     phase = _Phases(phases, journal)
-    resume, faults = checkpoint.newest(run.checkpoints)
-    for fault in faults:
-        journal.warn(fault, "training goes on at an older checkpoint" if resume else "training starts anew")
+    resume = _where_to_go_on(run, journal)
     evaluate = str(plan.training.get("eval_strategy") or "no") != "no"
     with phase("data"):
         rows = data.load(plan.data, evaluate)
@@ -51,38 +53,57 @@ def train(
     template = chat_templates.choose(
         tok, wanted, conversational, bool(config.assistant_only_loss), sample, _date(journal)
     )
+    outcome["oom"] = "loading"
     with phase("model"):
         peft_config = build.peft_config(plan)
         base = build.model(plan)
+        marks = {"model": fingerprints.of_model(base)}
         build.add_tokens(base, tok, peft_config, template.added)
     with phase("trainer"):
         trainer = _trainer(run, plan, base, tok, peft_config, config, rows, template, resume)
         training.settings(trainer, plan, journal)
         training.cast_trainable(trainer.model, plan.trainable_dtype)
+    marks |= _marks(trainer, tok, template)
+    trainer.saver.fingerprints = marks
+    if resume is not None:
+        manifest = checkpoint.read(resume)
+        fingerprints.compare(manifest, plan, marks, run.id, journal)
+        trainer.forked = bool(manifest.get("forked"))
+    elif (run.path / INITIAL).is_dir():
+        _start_from(trainer, run.path / INITIAL)
     _report_start(plan, trainer, rows, template, journal)
     if resume is not None:
         journal.event("resume", step=int(resume.name.split("-")[1]), path=str(resume.relative_to(run.path)))
 
     sinks = _sinks(run, plan, journal, resume)
-    progress, stop = Progress(journal, sinks), Stop()
-    progress.trainer = stop.trainer = trainer
+    progress = Progress(journal, sinks)
+    progress.trainer = trainer
+    cadence = Cadence(trainer, journal, plan.checkpoint)
     trainer.add_callback(training.Restore(trainer, resume))
+    if _rehearses(plan):
+        trainer.add_callback(guard.Rehearsal(trainer, journal))
     trainer.add_callback(progress)
     patience, threshold = (
         plan.monitor.get("early_stopping_patience"),
         float(plan.monitor.get("early_stopping_threshold") or 0.0),
     )
+    if plan.monitor.get("loss_spike", 3.0):
+        trainer.add_callback(guard.Spikes(trainer, journal, float(plan.monitor.get("loss_spike", 3.0))))
     if patience and evaluate:
         trainer.add_callback(EarlyStop(journal, int(patience), threshold, trainer.metric, trainer.greater))
-    trainer.add_callback(stop)
+    trainer.add_callback(cadence)
     trainer.remove_callback(transformers.PrinterCallback)
-    interrupts.training = stop
+    interrupts.training = cadence
     try:
         with phase("train"):
             if resume is None or not training.finished(trainer, resume, patience if evaluate else None, threshold):
                 trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+            trainer.saver.settle()
     finally:
         interrupts.training = None
+        outcome["oom"] = trainer.phase
+        with contextlib.suppress(Exception):  # the error that is on its way says more
+            trainer.saver.settle()
         outcome |= {"step": trainer.state.global_step, "epoch": trainer.state.epoch}
         if progress.first_step_at is not None:
             outcome["first_step_s"] = progress.first_step_at - journal.get("started", progress.first_step_at)
@@ -90,10 +111,21 @@ def train(
         for sink in progress.sinks:
             with contextlib.suppress(Exception):  # a tracker never ends a run
                 sink.finish()
-    if stop.served:
+    if cadence.served:
+        if cadence.reason == "deadline":
+            raise Preempted(
+                f"stopped at step {trainer.state.global_step}, in time before the deadline",
+                hint="the same command continues",
+            )
+        interrupts.number = cadence.requested
         return True
     with phase("handover"):
+        if trainer.args.process_index:
+            torch.distributed.barrier()
+            return False
         result, best = handover.hand_over(run, plan, trainer, tok)
+        if trainer.args.world_size > 1:
+            torch.distributed.barrier()
     if best is not None:
         outcome["metrics"] |= {
             f"best_{trainer.metric}": best[trainer.metric],
@@ -104,6 +136,45 @@ def train(
         journal.status(best_step=result.step)
     outcome |= {"adapter": run.adapter.name, "digest": result.digest, "notes": result.notes}
     return False
+
+
+def _where_to_go_on(run: Run, journal: Journal) -> Path | None:
+    """The newest complete checkpoint; what is newer and not complete is set aside, with one line each."""
+    if journal.rank == 0:
+        checkpoint.recover(run.checkpoints, journal.attempt)
+    resume, faults = checkpoint.newest(run.checkpoints)
+    for folder, why in faults if journal.rank == 0 else []:
+        target = checkpoint.set_aside(folder, journal.attempt)
+        journal.event("torn", path=folder.name, to=target.name, why=why)
+        journal.warn(
+            f"{folder.name} is set aside as {target.name}: {why}",
+            f"training goes on at {resume.name}" if resume else "training starts anew",
+        )
+    return resume
+
+
+def _marks(trainer: training.Trainer, tok: Any, template: chat_templates.Choice) -> dict[str, Any]:
+    """Fingerprints of what the run trains on."""
+    return {
+        "rows": len(trainer.train_dataset),
+        "data": fingerprints.of_rows(trainer.train_dataset),
+        "eval_data": fingerprints.of_rows(trainer.eval_dataset),
+        "tokenizer": fingerprints.of_tokenizer(tok),
+        "chat_template": fingerprints.of_text(template.train or template.own),
+    }
+
+
+def _start_from(trainer: training.Trainer, folder: Path) -> None:
+    """Loads the weights that a forked run begins with."""
+    why = checkpoint.fault(folder)
+    if why:
+        raise StorageError(f"{folder.name} cannot be used: {why}", hint="make the run again: tune runs fork")
+    trainer._load_from_checkpoint(str(folder))
+
+
+def _rehearses(plan: Plan) -> bool:
+    wanted = plan.monitor.get("rehearse", "auto")
+    return torch.cuda.is_available() and not plan.training.get("use_cpu") if wanted == "auto" else bool(wanted)
 
 
 class _Phases:

@@ -1,8 +1,10 @@
-"""`Trainer`: TRL's SFTTrainer with committed checkpoints and exact resume; `trainer(...)` builds one from a plan."""
+"""`Trainer`: TRL's SFTTrainer with committed checkpoints, exact resume, and steps that are not finite left out."""
 
 from __future__ import annotations
 
+import contextlib
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +13,12 @@ from transformers import TrainerCallback
 from transformers.trainer_callback import TrainerState
 from trl import SFTTrainer
 
-from nothing_tune.artifacts import checkpoint, read_json, write_json
+from nothing_tune.artifacts import checkpoint, read_json
+from nothing_tune.engine import fingerprints, guard
 from nothing_tune.engine.journal import Journal
 from nothing_tune.engine.progress import best_entry, patience_used
-from nothing_tune.errors import Diverged, ResumeRefused
+from nothing_tune.engine.saving import Saver, state_file
+from nothing_tune.errors import Diverged, Problem, ResumeRefused
 from nothing_tune.plan.model import Plan
 
 
@@ -23,17 +27,26 @@ class Trainer(SFTTrainer):
 
     Attributes:
         journal: Where events go.
-        keep: Complete checkpoints kept next to the best one.
+        saver: Writes and commits checkpoints.
         metric, greater, hand_over_best: How the best checkpoint is told.
-        saved_step: Step of the checkpoint committed last; None before the first.
+        max_non_finite: Steps in a row whose loss or gradient is not finite that end the run.
+        forked: Whether the checkpoint comes from another run, with other settings.
+        phase: `loading`, `training` or `evaluation`: what runs out of memory when memory runs out.
     """
 
     journal: Journal
-    keep = 2
+    saver: Saver
     metric = "eval_loss"
     greater = False
     hand_over_best = False
-    saved_step: int | None = None
+    max_non_finite = 3
+    forked = False
+    phase = "loading"
+
+    _trained_before = 0.0
+    _began = 0.0
+    _non_finite = 0
+    _loss_is_finite: torch.Tensor | None = None
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Writes none: the adapter's own notes are written once, at the end."""
@@ -42,45 +55,82 @@ class Trainer(SFTTrainer):
         """The history entry (`step`, `epoch`, metric) with the best metric so far; None without evaluations."""
         return best_entry(self.state.log_history, self.metric, self.greater)
 
+    def trained_s(self) -> float:
+        """Seconds spent in training so far, earlier attempts included."""
+        return self._trained_before + (time.monotonic() - self._began if self._began else 0.0)
+
+    @contextlib.contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Marks what runs as an evaluation; where it fails, the mark stays for whoever asks."""
+        before, self.phase = self.phase, "evaluation"
+        yield
+        self.phase = before
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """Evaluates as SFTTrainer does."""
+        with self.evaluating():
+            metrics: dict[str, float] = super().evaluate(*args, **kwargs)
+        return metrics
+
+    def prediction_step(self, *args: Any, **kwargs: Any) -> Any:
+        """One batch of an evaluation; tells that the run is alive."""
+        self.journal.progress()
+        return super().prediction_step(*args, **kwargs)
+
+    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """One micro batch; remembers on the device whether its loss was finite."""
+        loss: torch.Tensor = super().training_step(*args, **kwargs)
+        fine = torch.isfinite(loss)
+        self._loss_is_finite = fine if self._loss_is_finite is None else self._loss_is_finite & fine
+        return loss
+
+    def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
+        """The gradient's norm. A step whose gradient or loss is not finite leaves the weights alone; too many in a row end the run."""
+        norm = super()._get_grad_norm(model, grad_norm=grad_norm)
+        fine, self._loss_is_finite = self._loss_is_finite, None
+        alone = self.args.world_size == 1  # with several ranks the norm is the same everywhere, the loss is not
+        loss_is_fine = bool(fine) if fine is not None and alone else True
+        scaled = getattr(self.accelerator, "scaler", None) is not None
+        norm_is_fine = scaled or bool(
+            torch.isfinite(torch.as_tensor(norm))
+        )  # the fp16 scaler leaves such steps out itself
+        if loss_is_fine and norm_is_fine:
+            self._non_finite = 0
+            return norm
+        if not scaled:
+            for parameter in self.model.parameters():
+                parameter.grad = None
+        self._non_finite += 1
+        step = self.state.global_step + 1
+        rows = guard.rows_of_step(self, step)
+        what = "the loss" if not loss_is_fine else "the gradient"
+        self.journal.event(
+            "non_finite", step=step, epoch=self.state.epoch, what=what, rows=rows, in_a_row=self._non_finite
+        )
+        if self._non_finite >= self.max_non_finite:
+            raise diverged(
+                self, f"{what} was not finite in {self._non_finite} steps in a row, the last is step {step}", rows
+            )
+        return norm
+
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        step = self.state.global_step
         bad = [n for n, p in self.model.named_parameters() if p.requires_grad and not torch.isfinite(p).all()]
         if bad:
-            raise Diverged(
-                f"{len(bad)} trained weights are no longer finite at step {step}, first {bad[0]}: no checkpoint is written",
-                hint="lower training.learning_rate; the checkpoints before this one are whole",
-            )
-        checkpoints = Path(self.args.output_dir)
-        folder = checkpoints / f"checkpoint-{step}"
-        if folder.exists():
-            checkpoint.remove(folder)
-        super()._save_checkpoint(model, trial)
-        for name in checkpoint.UNWANTED:
-            (folder / name).unlink(missing_ok=True)
-        write_json(folder / checkpoint.STATE, self._tune_state())
-        checkpoint.commit(folder, step=step, attempt=self.journal.attempt, run=self.journal.run.id)
-        self.saved_step = step
-        entry = self.best() if self.hand_over_best else None
-        best_step = entry["step"] if entry else None
-        self.journal.event(
-            "checkpoint",
-            step=step,
-            epoch=self.state.epoch,
-            path=str(folder.relative_to(self.journal.run.path)),
-            best=best_step == step,
-        )
-        if best_step is not None:
-            self.journal.status(best_step=best_step)
-        checkpoint.rotate(checkpoints, keep=self.keep, best=best_step)
+            what = f"{len(bad)} trained weights are no longer finite at step {self.state.global_step}, first {bad[0]}"
+            raise diverged(self, f"{what}: no checkpoint is written", [])
+        stock = super()._save_checkpoint
+        self.saver.save(self, lambda: stock(model, trial))
 
-    def _tune_state(self) -> dict[str, Any]:
+    def tune_state(self) -> dict[str, Any]:
         """What the stock checkpoint forgets: tokens counted, sums that a log in progress needs, dtypes and shapes."""
         return {
             "schema": checkpoint.SCHEMA,
+            "epoch": self.state.epoch,
             "num_tokens": self._total_train_tokens,
             "loss_since_log": float(self._tr_loss),
             "last_logged_step": self._globalstep_last_logged,
             "total_loss": self._total_loss_scalar,
+            "non_finite": self._non_finite,
             "metrics": {
                 mode: {k: list(map(float, v)) for k, v in kept.items()} for mode, kept in self._metrics.items()
             },
@@ -88,12 +138,17 @@ class Trainer(SFTTrainer):
             "trainable": trainable_types(self.model),
         }
 
-    def trained_s(self) -> float:
-        """Seconds spent in training so far, earlier attempts included."""
-        return self._trained_before + (time.monotonic() - self._began if self._began else 0.0)
-
-    _trained_before = 0.0
-    _began = 0.0
+    def _load_optimizer_and_scheduler(self, resume_from_checkpoint: str | None) -> None:
+        """Loads both; in a run that was forked with other settings these hold, not those that the checkpoint brings."""
+        fresh = [{k: v for k, v in group.items() if k != "params"} for group in self.optimizer.param_groups]
+        super()._load_optimizer_and_scheduler(resume_from_checkpoint)
+        if not self.forked:
+            return
+        for group, own in zip(self.optimizer.param_groups, fresh, strict=True):
+            group.update(own)
+        if hasattr(self.lr_scheduler, "base_lrs"):
+            self.lr_scheduler.base_lrs = [group.get("initial_lr", group["lr"]) for group in self.optimizer.param_groups]
+        follow_longer_curve(self.lr_scheduler)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         """Loads the weights and gives them back the dtype they are trained in, which PEFT does not keep."""
@@ -123,6 +178,7 @@ class Restore(TrainerCallback):
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Puts everything back where the loop has just set it to zero."""
         self.trainer._began = time.monotonic()
+        self.trainer.phase = "training"
         state.compute_steps(args, state.max_steps)  # how often to log may have changed since the checkpoint
         if self.folder is not None:
             put_back(self.trainer, self.folder)
@@ -137,8 +193,10 @@ class Restore(TrainerCallback):
 
 def put_back(trainer: Trainer, folder: Path) -> None:
     """Gives `trainer` the counters and sums that the checkpoint in `folder` was written with."""
-    kept = read_json(folder / checkpoint.STATE)
-    trainer.saved_step = trainer.state.global_step
+    own = folder / state_file(trainer.args)
+    kept = read_json(own if own.is_file() else folder / checkpoint.STATE)
+    trainer._non_finite = kept.get("non_finite", 0)
+    trainer.saver.saved_step, trainer.saver.history = trainer.state.global_step, len(trainer.state.log_history)
     trainer._total_train_tokens = kept["num_tokens"]
     trainer._tr_loss = torch.tensor(kept["loss_since_log"], device=trainer.args.device)
     trainer._globalstep_last_logged = kept["last_logged_step"]
@@ -194,8 +252,24 @@ def cast_trainable(model: Any, dtype: str | None) -> None:
 
 def settings(trainer: Trainer, plan: Plan, journal: Journal) -> None:
     """Gives the trainer what the plan says about checkpoints."""
+    kept = plan.checkpoint
     trainer.journal = journal
-    trainer.keep = int(plan.checkpoint.get("keep") or 2)
-    trainer.metric = str(plan.checkpoint.get("metric") or "eval_loss")
-    trainer.greater = bool(plan.checkpoint.get("greater_is_better"))
-    trainer.hand_over_best = bool(plan.checkpoint.get("best"))
+    trainer.saver = Saver(journal, int(kept.get("keep") or 2), kept.get("on_commit"), fingerprints.settings(plan))
+    trainer.metric = str(kept.get("metric") or "eval_loss")
+    trainer.greater = bool(kept.get("greater_is_better"))
+    trainer.hand_over_best = bool(kept.get("best"))
+    trainer.max_non_finite = int(plan.monitor.get("non_finite_steps") or 3)
+
+
+def diverged(trainer: Trainer, what: str, rows: list[dict[str, Any]]) -> Diverged:
+    """The error of a run that is no longer finite, with the last good checkpoint, the rows and the cures."""
+    with contextlib.suppress(Exception):
+        trainer.saver.settle()
+    good = checkpoint.complete(Path(trainer.args.output_dir))
+    slower = f"training.learning_rate={trainer.args.learning_rate / 2:g}"
+    look = f"look at {guard.said(rows)} of the training data; " if rows else ""
+    cures = "a lower learning rate, more warmup_steps or a lower max_grad_norm help"
+    if good:
+        fork = f"tune runs fork {trainer.journal.run.id} {slower}"
+        return Diverged(Problem(what, hint=f"{look}{cures}; checkpoint-{good[-1]} is good, {fork} goes on from it"))
+    return Diverged(Problem(what, hint=f"{look}{cures}; there is no checkpoint yet: start anew with {slower}"))

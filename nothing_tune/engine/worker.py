@@ -1,18 +1,23 @@
-"""The process that trains one run: `python -m nothing_tune.engine.worker RUN_DIR`, started by the supervisor.
+"""A process that trains a run: `python -m nothing_tune.engine.worker RUN_DIR`, started by the supervisor, one for each rank.
 
 Phases: data, model, trainer, train, handover. Environment variables that libraries read while they are imported are
 set first, which is why the heavy imports stand inside functions.
+
+Rank 0 alone writes events, status and result.json. What fails under a supervisor is written to `.rank-N.json` instead: the
+supervisor decides whether that ends the run.
 """
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
+import faulthandler
 import os
 import re
 import signal
 import socket
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Iterator
@@ -20,20 +25,27 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from nothing_tune.artifacts import Run, write_json
+from nothing_tune.artifacts import Run, attempts, write_json
+from nothing_tune.engine import ranks
 from nothing_tune.engine.hub import reachable
 from nothing_tune.engine.journal import Journal
-from nothing_tune.errors import Preempted, Stopped, TuneError, UsageError
+from nothing_tune.errors import Busy, OutOfMemory, Preempted, Stopped, TuneError, UsageError
+from nothing_tune.plan import batch
 from nothing_tune.plan.model import Plan
 
 ENVIRONMENT = {
+    "DO_NOT_TRACK": "1",
     "HF_HUB_DISABLE_TELEMETRY": "1",
+    "SKYPILOT_DISABLE_USAGE_COLLECTION": "1",
+    "WANDB_ERROR_REPORTING": "false",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
     "TOKENIZERS_PARALLELISM": "false",
     "TRANSFORMERS_VERBOSITY": "warning",
 }
-"""Set unless the user has set them."""
+"""Set unless the user has set them. Nothing is reported to anyone whom the recipe does not name."""
+ORPHAN_S = 120.0
+"""Seconds that a worker has for saving after its supervisor is gone; then it is killed, wherever it hangs."""
 _ENV = re.compile(r"\$\{oc\.env:\s*([A-Za-z_]\w*)\s*(?:,([^}]*))?\}")
 
 
@@ -59,8 +71,10 @@ class Interrupts:
             signal.signal(number, handler)
 
     def _serve(self, number: int, _: FrameType | None) -> None:
-        self.number = number
+        told, self.number = self.number is not None, number
         if self.training is None:
+            if told:
+                return  # a scheduler signals every process, and the supervisor passes its own on
             raise self.error()
         self.training.requested = number
 
@@ -72,22 +86,22 @@ class Interrupts:
 
 
 def main(path: Path) -> int:
-    """Trains the run at `path` to its end, writes result.json, returns the exit code."""
-    _die_with_supervisor()
+    """Trains the run at `path` to its end as the rank that the environment names, writes the result, returns the exit code."""
     run = Run(path)
-    attempt = int(os.environ.get("TUNE_ATTEMPT") or 1)
-    started = time.time()
+    attempt, rank = int(os.environ.get("TUNE_ATTEMPT") or 1), ranks.rank()
+    started = float(os.environ.get("TUNE_STARTED") or time.time())
     interrupts = Interrupts()
     interrupts.install()
+    _die_with_supervisor(interrupts)
     phases: dict[str, float] = {}
     outcome: dict[str, Any] = {}
     journal: Journal | None = None
     code, error = 1, None
     try:
-        plan = Plan.from_json(with_environment(run.plan()))
+        plan = Plan.from_json(with_environment(as_adjusted(run)))
         supervisor = int(os.environ.get("TUNE_SUPERVISOR") or os.getpid())
         journal = Journal(
-            run, attempt, state="starting", recipe=plan.name, gpu=plan.gpu.get("name"), pid=supervisor, worker=os.getpid(),
+            run, attempt, rank, state="starting", recipe=plan.name, gpu=plan.gpu.get("name"), pid=supervisor, worker=os.getpid(),
             host=socket.gethostname(), started=started,
         )  # fmt: skip
         journal.start()
@@ -100,11 +114,13 @@ def main(path: Path) -> int:
             raise interrupts.error()
         code, state = 0, "done"
     except BaseException as caught:  # the one place where a run's errors end
+        interrupts.ignore()
         traceback.print_exc()
         from nothing_tune.engine.failures import report
 
         code, error = report(caught)
         state = {75: "preempted", 130: "stopped"}.get(code, "failed")
+    interrupts.ignore()
     result = {
         "state": state,
         "exit_code": code,
@@ -119,16 +135,50 @@ def main(path: Path) -> int:
         "duration_s": time.time() - started,
         "first_step_s": outcome.get("first_step_s"),
         "phases": phases,
+        "ended": time.time(),
     }
-    interrupts.ignore()
-    if journal is not None:
-        with contextlib.suppress(TuneError):
-            journal.event("end", state=state, step=result["step"], epoch=result["epoch"], exit_code=code)
-            journal.state(state)
-        journal.close()
-    write_json(run.path / "result.json", result)
+    if code == OutOfMemory.exit_code:
+        result["oom"] = outcome.get("oom") or _out_of_memory_in(phases)
+    try:
+        _tell(run, rank, result, journal)
+    except (TuneError, OSError) as failure:
+        print(failure, file=sys.stderr)  # the supervisor has the exit code, and tells
+    if code in (0, 75, 130):
+        _leave_group()
     interrupts.restore()
     return code
+
+
+def _tell(run: Run, rank: int, result: dict[str, Any], journal: Journal | None) -> None:
+    """Writes how this rank ended, where it belongs; nothing once another attempt owns the run."""
+    code = int(result["exit_code"])
+    if code == Busy.exit_code or attempts.newest(run) > int(result["attempt"]):
+        if journal is not None:
+            journal.silence()
+            journal.close()
+        return
+    final = rank == 0 and (result["state"] != "failed" or not _is_supervised())
+    if journal is not None:
+        if final:
+            with contextlib.suppress(TuneError, OSError):
+                journal.event("end", state=result["state"], step=result["step"], epoch=result["epoch"], exit_code=code)
+                journal.state(result["state"])
+        journal.close()
+    if final:
+        write_json(run.path / "result.json", result)
+    elif code:
+        write_json(run.path / ranks.result_name(rank), result)
+
+
+def as_adjusted(run: Run) -> dict[str, Any]:
+    """The run's plan as plain data, with what was changed after out of memory, and the backend of several ranks on a CPU."""
+    plan = run.plan()
+    training = batch.adjusted(plan.get("training") or {}, (e["training"] for e in attempts.adjustments(run)[0]))
+    if ranks.world_size(plan) > 1 and training.get("use_cpu"):
+        training["ddp_backend"] = (
+            training.get("ddp_backend") or "gloo"
+        )  # accelerate would prefer MPI where it is built in
+    return {**plan, "training": training, "world_size": ranks.world_size(plan)}
 
 
 def with_environment(plan: dict[str, Any]) -> dict[str, Any]:
@@ -195,12 +245,47 @@ def _phase(phases: dict[str, float], name: str) -> Iterator[None]:
         phases[name] = time.monotonic() - began
 
 
-def _die_with_supervisor() -> None:
-    """Asks the kernel to send SIGTERM when the supervisor dies, so that no worker trains on unwatched. Linux only."""
-    if "TUNE_SUPERVISOR" not in os.environ:
+def _out_of_memory_in(phases: dict[str, float]) -> str:
+    """`training` when that is what was going on, by the phases that have begun; anything else counts as `loading`."""
+    return "training" if "train" in phases and "handover" not in phases else "loading"
+
+
+def _is_supervised() -> bool:
+    """Whether the supervisor that started this process is there to read what it leaves."""
+    return bool(os.environ.get("TUNE_OWNER")) and os.environ.get("TUNE_SUPERVISOR") == str(os.getppid())
+
+
+def _die_with_supervisor(interrupts: Interrupts) -> None:
+    """Lets no worker train on unwatched: SIGTERM when the supervisor dies (Linux), SIGKILL `ORPHAN_S` later (everywhere)."""
+    with contextlib.suppress(OSError, ValueError, AttributeError, RuntimeError):
+        # The supervisor asks a worker that hangs where it does; the answer is in engine.log.
+        faulthandler.register(signal.SIGUSR1, all_threads=True)
+    supervisor = os.environ.get("TUNE_SUPERVISOR")
+    if not supervisor:
         return
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(1, signal.SIGTERM)
+
+    def watch() -> None:
+        while str(os.getppid()) == supervisor:
+            time.sleep(1.0)
+        if interrupts.number is None:  # it died before the kernel was asked, or this is no Linux
+            os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(ORPHAN_S)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(os.getpid(), signal.SIGKILL)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    if str(os.getppid()) == supervisor or os.environ.get("TUNE_OWNER"):
+        threading.Thread(target=watch, name="supervisor", daemon=True).start()
+
+
+def _leave_group() -> None:
+    """Leaves the group of ranks, so that none of them finds a connection broken."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.distributed.is_available() and torch.distributed.is_initialized():
+        with contextlib.suppress(Exception):
+            torch.distributed.destroy_process_group()
 
 
 if __name__ == "__main__":

@@ -28,7 +28,9 @@ def _append(path: Path) -> IO[bytes]:
     try:
         return open(path, "ab")
     except OSError as error:
-        raise StorageError(f"cannot write {path}: {error.strerror}") from error
+        raise StorageError(
+            f"cannot write {path}: {error.strerror}", hint="free some space or mend the permissions"
+        ) from error
 
 
 def _popen(arguments: list[str], **pipes: object) -> subprocess.Popen[bytes]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-from nothing_tune.plan import kwargs, precision
+from nothing_tune.plan import batch, kwargs, precision
 from nothing_tune.plan.model import Plan
 from nothing_tune.recipe.model import Recipe, leaves
 
@@ -20,6 +20,8 @@ def make_plan(recipe: Recipe) -> Plan:
         _put(values, key, value)
         why[key] = f"derived: {rule}"
     training, managed = kwargs.training_kwargs(values)
+    processes = int((values.get("launch") or {}).get("processes") or 1)
+    training, spread_over = _spread(training, processes)
     quantization = values.get("quantization") or None
     peft = values.get("peft") or None
     data = {"format": "auto", **(values.get("data") or {})}
@@ -34,11 +36,24 @@ def make_plan(recipe: Recipe) -> Plan:
         peft=copy.deepcopy(peft),
         training=training,
         tracking=copy.deepcopy(values.get("tracking") or {"tracker": "none"}),
-        monitor=copy.deepcopy(values.get("monitor") or {}),
+        monitor=kwargs.monitor_settings(values),
         checkpoint=kwargs.checkpoint_settings(values),
         trainable_dtype=precision.trainable_dtype(values.get("training") or {}),
-        why={**why, **managed},
+        launch={"processes": processes},
+        world_size=processes,
+        why={**why, **managed, **spread_over},
     )
+
+
+def _spread(training: dict[str, Any], processes: int) -> tuple[dict[str, Any], dict[str, str]]:
+    """`(training, why)` for several processes: micro batch x accumulation x processes is what was written for one."""
+    if processes == 1:
+        return training, {}
+    solved = {**training, **batch.spread(training, processes)}
+    micro, steps = solved[batch.MICRO], solved[batch.ACCUMULATION]
+    rule = f"{micro} x {steps} x {processes} processes = the {micro * steps * processes} rows a step that are written"
+    changed = [key for key in (batch.MICRO, batch.ACCUMULATION) if solved[key] != training.get(key)]
+    return solved, {f"SFTConfig.{key}": f"derived: {rule}" for key in changed}
 
 
 def _tracking(values: dict[str, Any]) -> dict[str, tuple[Any, str]]:

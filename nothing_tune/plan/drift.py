@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+import json
+import shlex
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from nothing_tune.errors import Problem
 
 FREE = (
-    "tracking.", "training.logging_", "training.report_to", "training.run_name", "training.save_steps", "training.save_strategy",
-    "training.save_total_limit", "checkpoint.", "training.dataloader_num_workers", "training.dataloader_pin_memory",
-    "training.dataloader_prefetch_factor", "training.dataloader_persistent_workers", "description", "name", "model.facts", "gpu.",
-    "data.sample", "model.license", "model.gated", "model.source", "model.as_of", "model.parameters_b",
+    # What a run is called and tells.
+    "name", "description", "tracking.", "training.report_to", "training.run_name", "training.disable_tqdm",
+    "training.logging_", "training.log_level", "training.log_level_replica", "training.log_on_each_node",
+    # When it saves, and what it watches. Evaluation is not among these: it draws from the random numbers that dropout uses.
+    "training.save_steps", "training.save_strategy", "training.save_total_limit", "checkpoint.",
+    "monitor.non_finite_steps", "monitor.loss_spike", "monitor.rehearse", "monitor.hang_minutes",
+    # How batches reach the device. Workers that persist are not among these: they draw one seed instead of one an epoch.
+    "training.dataloader_num_workers", "training.dataloader_pin_memory", "training.dataloader_prefetch_factor",
+    "training.torch_empty_cache_steps", "training.ddp_timeout", "training.skip_memory_metrics", "launch.",
+    # Facts, and a sample that is used only where data.train names it.
+    "gpu.", "data.sample", "data.sample.", "model.facts", "model.facts.", "model.license", "model.gated", "model.parameters_b",
 )  # fmt: skip
-"""Keys (or their beginnings) that may change when a run continues: they touch no weight."""
+"""Keys that may change when a run continues: they touch no weight and do not decide what is handed over. With a dot or an
+underscore at the end: all keys that begin so."""
 EXTEND_ONLY = ("training.num_train_epochs", "training.max_steps")
 """Keys that may grow when a run continues."""
 
@@ -30,6 +41,17 @@ class Change:
     after: Any
     kind: str
 
+    def __str__(self) -> str:
+        """`training.save_steps: 100 -> 50`, with what follows from it where something does."""
+        text = f"{self.key}: {shown(self.before)} -> {shown(self.after)}"
+        if self.kind == "extend":
+            return f"{text}; the learning rate follows the longer curve from here"
+        if self.key == "launch.processes":
+            return f"{text}; the rows of a step stay, and from here the result is not bit for bit that of an uninterrupted run"
+        if self.key == "gpu.name":
+            return f"{text}; another GPU rounds otherwise: from here the result is not bit for bit that of an uninterrupted run"
+        return text
+
 
 def changes(before: dict[str, Any], after: dict[str, Any]) -> list[Change]:
     """What differs between two sets of leaves (`recipe.model.leaves` of a plan's `values`), by key."""
@@ -39,7 +61,7 @@ def changes(before: dict[str, Any], after: dict[str, Any]) -> list[Change]:
         if old == new:
             continue
         kind = "frozen"
-        if key.startswith(FREE):
+        if is_free(key):
             kind = "free"
         elif key in EXTEND_ONLY and isinstance(old, int | float) and isinstance(new, int | float) and new > old > 0:
             kind = "extend"
@@ -47,17 +69,35 @@ def changes(before: dict[str, Any], after: dict[str, Any]) -> list[Change]:
     return found
 
 
-def refusals(found: list[Change]) -> list[Problem]:
-    """One problem for each frozen change, with the field, both values and the cure."""
+def is_free(key: str) -> bool:
+    """Whether a dotted key may change when a run continues."""
+    return key in FREE or key.startswith(tuple(name for name in FREE if name[-1] in "._"))
+
+
+def told(found: Iterable[Change]) -> list[str]:
+    """One line for each change that may be made, for people; of a GPU's facts its name alone."""
+    return [str(c) for c in found if c.kind != "frozen" and (not c.key.startswith("gpu.") or c.key == "gpu.name")]
+
+
+def refusals(found: Iterable[Change], run_id: str = "RUN_ID") -> list[Problem]:
+    """One problem for each frozen change, with the field, both values, and the command that makes a child run with it."""
     out = []
     for change in found:
         if change.kind == "frozen":
-            hint = (
-                "it may only grow"
-                if change.key in EXTEND_ONLY
-                else "a continued run keeps its settings; start a new run to change them"
-            )
-            out.append(
-                Problem(f"{change.key} was {change.before!r} and would be {change.after!r}", change.key, hint=hint)
-            )
+            what = f"{change.key} was {shown(change.before)} and would be {shown(change.after)}"
+            fork = f"tune runs fork {run_id} {_word(change)} makes a child run with it"
+            hint = f"it may only grow; {fork}" if change.key in EXTEND_ONLY else fork
+            out.append(Problem(what, change.key, hint=hint))
     return out
+
+
+def shown(value: Any) -> str:
+    """A value as YAML writes it, on one line."""
+    return value if isinstance(value, str) else json.dumps(value, default=str)
+
+
+def _word(change: Change) -> str:
+    """The change as one writes it on a command line."""
+    if change.after is None and change.before is not None:
+        return shlex.quote(f"{change.key}=null")
+    return shlex.quote(f"{change.key}={shown(change.after)}")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from nothing_tune.recipe import duration
+
 TRAINER_GETS: dict[str, tuple[Any, str]] = {
     "report_to": ("none", "tune sends every event to the tracker itself, so that a tracker cannot end a run"),
     "save_total_limit": (None, "tune removes old checkpoints itself, and never the best one"),
@@ -16,6 +18,17 @@ TRAINER_GETS: dict[str, tuple[Any, str]] = {
 
 DEFAULT_KEEP = 2
 """Checkpoints kept at least, next to the best one: the newest may be damaged."""
+DEFAULT_MAX_LOSS_MINUTES = 10
+DEFAULT_MAX_OVERHEAD = 0.01
+WATCHED: dict[str, Any] = {
+    "early_stopping_patience": None,
+    "early_stopping_threshold": 0.0,
+    "non_finite_steps": 3,
+    "loss_spike": 3.0,
+    "rehearse": "auto",
+    "hang_minutes": 30,
+}
+"""What `plan.monitor` holds where the recipe says nothing."""
 
 
 def training_kwargs(values: dict[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
@@ -50,8 +63,10 @@ def model_kwargs(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def checkpoint_settings(values: dict[str, Any]) -> dict[str, Any]:
-    """How checkpoints are kept: `best`, `metric`, `greater_is_better`, and `keep`, the number kept next to the best."""
+    """How checkpoints are made and kept; see `Plan.checkpoint`. Without the section nothing is saved by time."""
     training, own = values.get("training") or {}, values.get("checkpoint") or {}
+    minutes = None if values.get("checkpoint", {}) is None else DEFAULT_MAX_LOSS_MINUTES
+    deadline = own.get("deadline")
     metric = training.get("metric_for_best_model") or "eval_loss"
     greater = training.get("greater_is_better")
     return {
@@ -59,4 +74,16 @@ def checkpoint_settings(values: dict[str, Any]) -> dict[str, Any]:
         "metric": metric if str(metric).startswith("eval_") else f"eval_{metric}",
         "greater_is_better": bool(greater) if greater is not None else not str(metric).endswith("loss"),
         "keep": max(DEFAULT_KEEP, int(training.get("save_total_limit") or own.get("keep") or DEFAULT_KEEP)),
+        "max_loss_minutes": own.get("max_loss_minutes", minutes),
+        "max_overhead": own.get("max_overhead", DEFAULT_MAX_OVERHEAD),
+        "deadline_s": None if deadline is None else duration.seconds(deadline),
+        "on_commit": own.get("on_commit"),
     }
+
+
+def monitor_settings(values: dict[str, Any]) -> dict[str, Any]:
+    """What is watched; see `Plan.monitor`. Without the section only a loss that is not finite ends a run."""
+    own = values.get("monitor", {})
+    if own is None:
+        return {**WATCHED, "loss_spike": None, "rehearse": False, "hang_minutes": None}
+    return {**WATCHED, **own}

@@ -23,10 +23,16 @@ class Plan:
         peft: Keyword arguments of the PEFT config, `peft_type` included; None is full fine-tuning.
         training: Keyword arguments of SFTConfig, without `output_dir` and `model_init_kwargs`, which the engine adds.
         tracking: `tracker`, `project`, `group`, `tags`, `mode`, ...
-        monitor: `early_stopping_patience`, `early_stopping_threshold`, ...
-        checkpoint: `best`: whether the best checkpoint by `metric` is handed over, `metric`, `greater_is_better`, `keep`.
+        monitor: `early_stopping_patience` and `early_stopping_threshold`; `non_finite_steps`: how many in a row end the run;
+            `loss_spike`: times the median of the last 50 logged losses that warn, None for never; `rehearse`: `auto`, True or
+            False; `hang_minutes`: without a step, None for no limit.
+        checkpoint: `best`: whether the best checkpoint by `metric` is handed over, `metric`, `greater_is_better`; `keep`: the
+            number kept next to the best; `max_loss_minutes` of training between two checkpoints, None to save by steps alone;
+            `max_overhead`: share of training time that saving by time may take; `deadline_s`: seconds from the engine's start
+            until it must have stopped, None for none; `on_commit`: command line that runs after each commit, or None.
+        launch: `processes`: how many train together.
         trainable_dtype: Type that trainable weights get after the trainer is built (`float32` for fp16); None leaves them.
-        world_size: Processes that train together.
+        world_size: `launch.processes`; the accumulation in `training` is solved for it, in `values` it stays as written.
         why: Reason of each leaf of `values` and of the compiled arguments: the layer and line, or the rule and its numbers.
     """
 
@@ -42,6 +48,7 @@ class Plan:
     monitor: dict[str, Any]
     checkpoint: dict[str, Any]
     trainable_dtype: str | None
+    launch: dict[str, Any] = field(default_factory=lambda: {"processes": 1})
     world_size: int = 1
     why: dict[str, str] = field(default_factory=dict)
     version: int = PLAN_VERSION

@@ -31,8 +31,9 @@ ABOUT = {
     "peft": "The PEFT config; null trains every weight.",
     "training": "SFTConfig, by its own names.",
     "tracking": "Where metrics go.",
-    "monitor": "When a run ends early.",
-    "checkpoint": "What is kept.",
+    "monitor": "What is watched, and when a run ends early.",
+    "checkpoint": "What is saved, when, and what is kept.",
+    "launch": "How many processes train together.",
     "gpu": "Facts of the chosen GPU.",
 }
 
@@ -119,6 +120,8 @@ def _key(key: str, spec: Field | upstream.Option, note: str = "") -> dict[str, A
             one = {"type": "array", "items": {"enum": list(spec.choices)}}
         elif kind in ("int", "float"):
             one |= _limits(key, spec)
+        elif kind == "str" and isinstance(spec, Field) and spec.pattern:
+            one["pattern"] = f"^{spec.pattern}$"
         elif kind == "dict":
             one |= _nested(key, spec)
         alternatives.append(one)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import replace
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -89,13 +90,13 @@ def order(
 
     is_layer = path.parent.parent == library_root() and path.parent.name in LAYER_KINDS
     *below, (body, _) = files
-    out = [layer for layer, _ in (files if is_layer else below)]
+    out = [layer for layer, _ in below] + ([replace(body, own=True)] if is_layer else [])
     out += _library_layer("gpus", chosen, files)
     if machine and machine.get("name") == chosen and machine.get("facts"):
         out.append(Layer("this machine", {"gpu": dict(machine["facts"])}))
     if not is_layer:
         named_by_file = {} if "name" in body.values else {"name": path.stem}
-        out.append(replace(body, values={**named_by_file, **body.values}))
+        out.append(replace(body, values={**named_by_file, **body.values}, own=True))
     out += _blocks("gpus", chosen, files)
     if scenario:
         out += _library_layer("scenarios", scenario, files)
@@ -103,7 +104,7 @@ def order(
     for name in with_:
         extra = find_layer(name, None, None)
         stack = expand(extra, seen=seen - {extra})
-        out += [layer for layer, _ in stack]
+        out += [replace(layer, own=raw is stack[-1][1]) for layer, raw in stack]
         out += [
             b
             for block, value in (("gpus", chosen), ("scenarios", scenario or ""))
@@ -124,7 +125,7 @@ def _library_layer(kind: str, name: str, files: list[tuple[Layer, dict[str, Any]
 
 
 def _blocks(block: str, name: str, files: list[tuple[Layer, dict[str, Any]]]) -> list[Layer]:
-    """The layers made of `block.name` in each of the files that has one."""
+    """The layers made of `block.name` in each of the files that has one; the last of `files` is what was named."""
     out = []
     for layer, raw in files:
         values = lookup(raw, f"{block}.{name}") if name else None
@@ -143,6 +144,7 @@ def _blocks(block: str, name: str, files: list[tuple[Layer, dict[str, Any]]]) ->
                 {k[cut:]: v for k, v in layer.value_places.items() if k.startswith(prefix)},
                 anew,
                 file=layer.file,
+                own=raw is files[-1][1],
             )
         )
     return out
@@ -171,6 +173,9 @@ def _block_problems(
                 find_named("gpus", str(name))
             except RecipeError as error:
                 problems.append(Problem(error.problems[0].what, key, places.get(key), hint=error.problems[0].hint))
+        if block == "scenarios" and (alike := _misspelt(str(name), names("scenarios"))):
+            what = f"{key} is a scenario of this recipe alone: the library has none of that name"
+            problems.append(Problem(what, key, places.get(key), hint=f"did you mean {alike}?", severity="advice"))
         if body is not None and not isinstance(body, dict):
             problems.append(
                 Problem(f"{key} must be a mapping of overrides", key, places.get(key), hint="indent its keys below it")
@@ -180,6 +185,12 @@ def _block_problems(
                 {k: v for k, v in body.items() if k != "replace"}, f"{key}.", places, value_places
             )
     return problems
+
+
+def _misspelt(name: str, known: list[str]) -> str:
+    """The one of `known` that `name` is a slip of; empty for a name of one's own."""
+    near = get_close_matches(name.lower(), known, n=1, cutoff=0.75)
+    return near[0] if near and name not in known else ""
 
 
 def _words(value: Any, key: str, places: dict[str, Place], problems: list[Problem]) -> list[str]:
@@ -264,4 +275,4 @@ def _command_line(overrides: Sequence[str], unset: Sequence[str]) -> Layer | Non
     if problems:
         raise RecipeError(*problems)
     _resolve_paths(values, None)
-    return Layer("command line", values, unset=tuple(removed)) if values or removed else None
+    return Layer("command line", values, unset=tuple(removed), own=True) if values or removed else None

@@ -17,6 +17,9 @@ from nothing_tune.recipe.values import told
 
 _ENV = re.compile(r"\$\{oc\.env:([^{}]*)\}")
 _ENV_KEPT = re.compile("\ue000([^\ue001]*)\ue001")
+_REFERENCE = re.compile(r"\$\{\s*([A-Za-z_][\w.]*)\s*\}")
+MAX_TEXT = 100_000
+"""Most characters that the references in one value may unfold to."""
 _RESOLVER = re.compile(r"\$\{\s*([A-Za-z_][\w.]*)\s*:")
 
 
@@ -28,6 +31,7 @@ def merge(layers: list[Layer]) -> tuple[dict[str, Any], dict[str, Origin]]:
     """
     config = OmegaConf.create({})
     origins: dict[str, Origin] = {}
+    sections: set[str] = set()  # every key that ever had keys below it
     problems: list[Problem] = []
     for n, layer in enumerate(layers, 1):
         values = {k: _protect(v) for k, v in layer.values.items()}
@@ -62,16 +66,14 @@ def merge(layers: list[Layer]) -> tuple[dict[str, Any], dict[str, Origin]]:
             continue
         for key, value in leaves(layer.values).items():
             before = origins.get(key)
-            origins = (
-                {k: o for k, o in origins.items() if not k.startswith(f"{key}.")}
-                if _has_below(origins, key)
-                else origins
-            )
+            if key in sections:
+                origins = {k: o for k, o in origins.items() if not k.startswith(f"{key}.")}
             for parent in _parents(key):
+                sections.add(parent)
                 origins.pop(parent, None)
             shadowed = (*before.shadowed, replace(before, shadowed=())) if before else ()
             place = layer.value_places.get(key)
-            origins[key] = Origin(layer.name, n, len(layers), value, place, shadowed)
+            origins[key] = Origin(layer.name, n, len(layers), value, place, shadowed, layer.own)
     if problems:
         raise RecipeError(*problems)
     values = _resolve(config, origins)
@@ -91,8 +93,14 @@ def _resolve(config: DictConfig, origins: dict[str, Origin]) -> dict[str, Any]:
     assert isinstance(raw, dict)
     values: dict[str, Any] = {str(k): v for k, v in raw.items()}
     problems: list[Problem] = []
+    sizes: dict[str, int] = {}
     for key, value in leaves(values).items():
         origin = origins.get(key)
+        if "${" in str(value) and _too_long(values, key, sizes):
+            place, layer = (origin.place, str(origin)) if origin else (None, "")
+            what = f"{key}: the interpolation unfolds to more than {MAX_TEXT:,} characters"
+            problems.append(Problem(what, key, place, layer, "write the text itself"))
+            break
         if isinstance(value, str | list) and "${" in str(value):
             value = _interpolated(config, key, value, origin, problems)
         value = checks.as_written(key, _restore(value))
@@ -102,6 +110,24 @@ def _resolve(config: DictConfig, origins: dict[str, Origin]) -> dict[str, Any]:
     if problems:
         raise RecipeError(*problems)
     return values
+
+
+def _too_long(values: dict[str, Any], key: str, sizes: dict[str, int]) -> bool:
+    try:
+        return _size(values, key, sizes) > MAX_TEXT
+    except RecursionError:  # a chain of references that long is none that a person wrote
+        return True
+
+
+def _size(values: dict[str, Any], key: str, sizes: dict[str, int]) -> int:
+    """Characters that the value of a key has once its references are followed; a loop counts once: it is told elsewhere."""
+    if key not in sizes:
+        sizes[key] = 0
+        value = lookup(values, key)
+        inner = leaves(value).values() if isinstance(value, dict) else [value]
+        text = " ".join(str(v) for v in inner)
+        sizes[key] = len(text) + sum(_size(values, name, sizes) for name in _REFERENCE.findall(text))
+    return sizes[key]
 
 
 def _interpolated(config: DictConfig, key: str, value: Any, origin: Origin | None, problems: list[Problem]) -> Any:
@@ -115,6 +141,11 @@ def _interpolated(config: DictConfig, key: str, value: Any, origin: Origin | Non
                 layer,
                 "use ${section.key}, or ${oc.env:NAME} in paths",
             )
+        )
+        return value
+    if "${" in _REFERENCE.sub("", str(value)):
+        problems.append(
+            Problem(f"{key}: {value!r} is not a valid interpolation", key, place, layer, "write ${section.key}")
         )
         return value
     try:
@@ -184,11 +215,6 @@ def _clashes(
                 )
             )
     return out
-
-
-def _has_below(origins: dict[str, Origin], key: str) -> bool:
-    start = f"{key}."
-    return any(k.startswith(start) for k in origins)
 
 
 def _parents(key: str) -> list[str]:

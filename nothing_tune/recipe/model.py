@@ -21,6 +21,7 @@ class Layer:
         replace: Sections that this layer starts anew instead of merging into.
         unset: Dotted keys that this layer removes.
         file: The file, None for the command line.
+        own: Whether the person who trains named it: the recipe, a file of `--with`, the command line; not what these include.
         problems: What is wrong in the `gpus` and `scenarios` blocks of the file, chosen or not.
     """
 
@@ -31,12 +32,13 @@ class Layer:
     replace: tuple[str, ...] = ()
     unset: tuple[str, ...] = ()
     file: Path | None = None
+    own: bool = False
     problems: tuple[Problem, ...] = ()
 
 
 @dataclass(frozen=True)
 class Origin:
-    """Which layer set a value: `layer` is the n-th of `of` layers (n from 1); `value` is as written there."""
+    """Which layer set a value: `layer` is the n-th of `of` layers (n from 1); `value` is as written there; `own` as `Layer.own`."""
 
     layer: str
     n: int
@@ -44,6 +46,7 @@ class Origin:
     value: Any
     place: Place | None = None
     shadowed: tuple[Origin, ...] = ()
+    own: bool = False
 
     def __str__(self) -> str:
         return f"layer {self.n} of {self.of}: {self.layer}"

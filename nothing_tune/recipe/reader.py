@@ -17,6 +17,12 @@ MAX_BYTES = 1 << 20
 MAX_NODES = 20_000
 """Most values in one file, aliases followed: bounds what a file of nested aliases can unfold to."""
 MAX_DEPTH = 32
+"""Most levels of nesting, aliases followed."""
+MAX_KEY = 1_000
+"""Longest dotted key, in characters: every value below it repeats it."""
+MAX_BRACKETS = 1_000
+"""Texts with more characters that open a level have their nesting measured before they are parsed: libyaml's composer
+calls itself for each level, and some ten thousand of them end the process."""
 
 _Base: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
@@ -91,6 +97,7 @@ def read_text(text: str, name: str) -> tuple[dict[str, Any], dict[str, Place], d
     """As `read_file`, for a text; `name` stands for the file in places."""
     loader = None
     try:
+        _measure(text, name)
         loader = _Loader(text)
         root = loader.get_single_node()
         walk = _Walk(loader, name)
@@ -122,14 +129,36 @@ def read_value(text: str) -> Any:
     return values.get("value")
 
 
+def _measure(text: str, name: str) -> None:
+    """`RecipeError` when a text is nested too deeply to be composed."""
+    if sum(text.count(opener) for opener in "[{-?") <= MAX_BRACKETS:
+        return
+    depth = 0
+    for event in yaml.parse(text, Loader=_Loader):
+        if isinstance(event, yaml.MappingStartEvent | yaml.SequenceStartEvent):
+            depth += 1
+            if depth > MAX_DEPTH + 1:
+                mark = event.start_mark
+                raise RecipeError(_too_deep(Place(name, mark.line + 1, mark.column + 1) if mark else None))
+        elif isinstance(event, yaml.MappingEndEvent | yaml.SequenceEndEvent):
+            depth -= 1
+
+
+def _too_deep(place: Place | None) -> Problem:
+    return Problem(
+        f"the file is nested more than {MAX_DEPTH} levels deep",
+        place=place,
+        hint="close a bracket that was left open, or write it flatter and without aliases",
+    )
+
+
 def _value(walk: _Walk, node: Any, key: str, depth: int) -> Any:
     walk.nodes += 1
-    if walk.nodes > MAX_NODES or depth > MAX_DEPTH:
-        limit = f"{MAX_DEPTH} levels" if depth > MAX_DEPTH else f"{MAX_NODES:,} values"
-        walk.problems.append(
-            Problem(f"the file unfolds to more than {limit}", place=walk.place(node), hint="write it without aliases")
-        )
-        raise RecipeError(*walk.problems)
+    if depth > MAX_DEPTH:
+        raise RecipeError(*walk.problems, _too_deep(walk.place(node)))
+    if walk.nodes > MAX_NODES:
+        what = f"the file unfolds to more than {MAX_NODES:,} values"
+        raise RecipeError(*walk.problems, Problem(what, place=walk.place(node), hint="write it without aliases"))
     if key:
         walk.value_places[key] = walk.place(node)
     if isinstance(node, yaml.MappingNode):
@@ -153,6 +182,9 @@ def _mapping(walk: _Walk, node: Any, key: str, depth: int) -> dict[str, Any]:
             walk.problems.append(
                 Problem("a key must be a plain word", key, place, hint="to share values between recipes, use layers:")
             )
+        elif len(path) > MAX_KEY:
+            what = f"a key is longer than {MAX_KEY:,} characters"
+            walk.problems.append(Problem(what, place=place, hint="text belongs behind the colon"))
         elif word in out:
             first = walk.places[path]
             walk.problems.append(

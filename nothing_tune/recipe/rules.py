@@ -6,6 +6,7 @@ A rule is a function from a `View` to the problems that it finds. Its docstring 
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Callable, Iterator
 
 from nothing_tune.errors import Problem
@@ -272,8 +273,47 @@ def rslora_is_for_high_ranks(view: View) -> Iterator[Problem]:
         )
 
 
+def what_runs_code_is_your_own(view: View) -> Iterator[Problem]:
+    """A layer that someone else wrote, included for its numbers, must not run code with your rights."""
+    for key, does in (
+        ("model.trust_remote_code", "runs code of the model's repository"),
+        ("checkpoint.on_commit", "runs a command"),
+    ):
+        origin = view.origins.get(key)
+        if view.get(key) and not (origin and origin.own):
+            value = "'COMMAND'" if key.startswith("checkpoint") else "true"
+            yield view.problem(
+                key,
+                f"{key} {does}, and a layer that the recipe includes sets it",
+                f"write it in the recipe itself, or add {key}={value} to the command line",
+            )
+
+
+def commands_are_words(view: View) -> Iterator[Problem]:
+    """No shell reads the command: quotes must close, and the first word is a program."""
+    key = "checkpoint.on_commit"
+    command = view.get(key)
+    if command is None:
+        return
+    try:
+        words = shlex.split(str(command))
+    except ValueError:
+        yield view.problem(key, f"{key}: a quote is not closed", "close it, or write a backslash before it")
+        return
+    if not words:
+        yield view.problem(key, f"{key} names no command", "write null for none")
+    elif set(words) & {"|", "&&", "||", ";", "&", ">", ">>", "<"}:
+        yield view.problem(
+            key,
+            f"{key} looks like a line for a shell, and none runs it",
+            "put the line in a script and name that, or write sh -c '...'",
+        )
+
+
 def remote_code_is_pinned(view: View) -> Iterator[Problem]:
     """Code from the Hub runs with your rights: only a commit, which cannot change, is the code that was read."""
+    if str(view.get("model.name_or_path", "")).startswith(("/", "./", "../", "~")):
+        return  # a folder has no revision: its code is what lies there
     if view.get("model.trust_remote_code") and not re.fullmatch(r"[0-9a-f]{40}", str(view.get("model.revision", ""))):
         yield view.problem(
             "model.trust_remote_code",
@@ -323,7 +363,9 @@ RULES: tuple[Rule, ...] = (
     modules_are_named,
     peft_is_complete,
     rslora_is_for_high_ranks,
+    what_runs_code_is_your_own,
     remote_code_is_pinned,
+    commands_are_words,
     *rules_training.RULES,
 )
 """Every rule, in the order in which problems are shown."""

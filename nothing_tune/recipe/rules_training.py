@@ -20,38 +20,6 @@ def best_needs_evaluation(view: View) -> Iterator[Problem]:
         )
 
 
-def best_needs_matching_checkpoints(view: View) -> Iterator[Problem]:
-    """Each checkpoint must have a metric: save and eval strategy equal, save_steps a multiple of eval_steps
-    (transformers training_args.py refuses all else)."""
-    evaluate, save = view.get("training.eval_strategy", "no"), view.get("training.save_strategy", "steps")
-    if not view.get(BEST) or evaluate == "no" or save == "best":
-        return
-    if evaluate != save:
-        yield view.problem(
-            view.latest("training.save_strategy", "training.eval_strategy"),
-            f"{BEST} needs checkpoints where it evaluates: save_strategy is {save}, eval_strategy is {evaluate}",
-            f"write save_strategy: {evaluate}",
-        )
-        return
-    every, each = view.number("training.save_steps"), view.number("training.eval_steps")
-    if evaluate != "steps" or every is None or each is None:
-        return
-    key = view.latest("training.save_steps", "training.eval_steps")
-    if (every < 1) != (each < 1):
-        yield view.problem(
-            key,
-            f"save_steps is {every:g} and eval_steps {each:g}: one is a share of all steps, one a number",
-            "write both alike",
-        )
-    elif round(every * 1e6) % round(each * 1e6):
-        below = max(1, int(every // each)) * each
-        yield view.problem(
-            key,
-            f"{BEST} needs save_steps to be a multiple of eval_steps: {every:g} is none of {each:g}",
-            f"write save_steps: {below:g} or {below + each:g}, or load_best_model_at_end: false",
-        )
-
-
 def evaluation_needs_data(view: View) -> Iterator[Problem]:
     """Evaluation is on and there are no rows to evaluate on."""
     strategy = view.get("training.eval_strategy", "no")
@@ -315,7 +283,6 @@ def one_voice_on_keeping(view: View) -> Iterator[Problem]:
 
 RULES = (
     best_needs_evaluation,
-    best_needs_matching_checkpoints,
     evaluation_needs_data,
     rehearsal_needs_a_sample,
     evaluation_share,

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from nothing_tune.recipe import duration
 from nothing_tune.recipe.names import PEFT_RULES, TRAINING_RULES
 
 __all__ = [
@@ -36,6 +37,8 @@ class Field:
         low: Smallest valid number; `above` excludes it.
         high: Largest valid number; `below` excludes it.
         fields: The keys below this one, for a nested mapping.
+        pattern: Regular expression that the whole text must match; empty when any will do.
+        example: A text that matches `pattern`, for messages.
     """
 
     types: tuple[str, ...]
@@ -47,6 +50,8 @@ class Field:
     high: float | None = None
     below: bool = False
     fields: dict[str, Field] | None = None
+    pattern: str = ""
+    example: str = ""
 
 
 STR, TEXT, NAMES = ("str",), ("str", "null"), ("list[str]",)
@@ -127,8 +132,66 @@ SECTIONS: dict[str, dict[str, Field]] = {
             COUNT, "Evaluations without improvement before the run ends; null never ends it early.", low=1
         ),
         "early_stopping_threshold": Field(NUMBER, "A smaller gain in the metric is no improvement.", 0.0, low=0),
+        "non_finite_steps": Field(
+            ("int",), "Steps in a row with a loss or gradient that is not finite, after which the run ends.", 3, low=1
+        ),
+        "loss_spike": Field(
+            NUMBER,
+            "Warns when a logged loss is this many times the median of the last 50; null never warns.",
+            3.0,
+            low=1,
+            above=True,
+        ),
+        "rehearse": Field(
+            ("str", "bool"),
+            "Whether the longest batch runs once forward and backward before the first step; auto does so on a GPU.",
+            "auto",
+            ("auto",),
+        ),
+        "hang_minutes": Field(
+            NUMBER,
+            "Minutes without a step after which the run counts as hung; null waits forever.",
+            30,
+            low=0,
+            above=True,
+        ),
     },
-    "checkpoint": {"keep": Field(COUNT, "Newest checkpoints kept; the best one is kept besides.", 2, low=1)},
+    "checkpoint": {
+        "keep": Field(COUNT, "Newest checkpoints kept; the best one is kept besides.", 2, low=1),
+        "max_loss_minutes": Field(
+            NUMBER,
+            "Minutes of training that a crash may cost: saves at least that often besides save_steps; null saves by steps "
+            "alone.",
+            10,
+            low=0,
+            above=True,
+        ),
+        "max_overhead": Field(
+            ("float",),
+            "Share of training time that saving by time may take; it saves less often where a save costs more.",
+            0.01,
+            low=0,
+            above=True,
+            high=1,
+        ),
+        "deadline": Field(
+            TEXT,
+            "Time after which the engine must have stopped, from its start: 23h50m, 90m, 45s; it saves and exits 75 before. "
+            "null is none.",
+            pattern=duration.PATTERN,
+            example="23h50m, 90m or 45s",
+        ),
+        "on_commit": Field(
+            TEXT,
+            "Command that runs after each saved checkpoint, for storage that must be told; words as in a shell, but no shell "
+            "runs it. null is none.",
+        ),
+    },
+    "launch": {
+        "processes": Field(
+            ("int",), "Processes that train together, one on each GPU; the global batch stays as written.", 1, low=1
+        ),
+    },
     "gpu": {
         "name": Field(STR, "Name of the GPU layer, such as l4."),
         "slug": Field(STR, "The GPU in run names, such as tesla-t4."),

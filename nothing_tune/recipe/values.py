@@ -32,7 +32,15 @@ HINTS = {
     "training.save_total_limit": "null leaves the number to checkpoint.keep",
     "training.max_steps": "-1 leaves the length to num_train_epochs",
     "data.max_samples": "null is all of them",
+    "monitor.loss_spike": "null never warns",
+    "monitor.hang_minutes": "null waits forever",
+    "monitor.non_finite_steps": "1 ends the run at the first",
+    "checkpoint.max_loss_minutes": "null saves by steps alone",
+    "launch.processes": "1 trains on one GPU",
 }
+
+EXAMPLES = {"training.learning_rate": 2e-4, "training.max_steps": 100, "training.warmup_steps": 0.03}
+"""Numbers that messages show where upstream's default says little."""
 
 Spec = Field | Option
 Answer = tuple[str, str]
@@ -72,7 +80,10 @@ def problem(key: str, spec: Spec, value: Any) -> Answer | None:
             and text not in choices
             and not re.fullmatch(PATTERNS.get(key, "(?!)"), text)
         ):
-            return _wrong_choice(key, text, [c for c in choices if "[" not in c])
+            more = ["true", "false"] if isinstance(spec, Field) and "bool" in spec.types else []
+            return _wrong_choice(key, text, [*(c for c in choices if "[" not in c), *more])
+    if isinstance(spec, Field) and spec.pattern and isinstance(value, str) and not re.fullmatch(spec.pattern, value):
+        return f"{key} must look like {spec.example}, not {told(value)}", "a number and its unit: d, h, m or s"
     if isinstance(value, int | float) and not isinstance(value, bool):
         allowed = RANGES.get(key) if isinstance(spec, Option) else Range(spec.low, spec.high, spec.above, spec.below)
         if value != value or value in (float("inf"), float("-inf")):
@@ -123,6 +134,8 @@ def _wrong_type(key: str, spec: Spec, value: Any) -> Answer:
             return what, f"write [{masked(text)[1:-1]}]"
         if "null" in types and text.lower() in ("none", "~", ""):
             return what, "write null"
+        if types & {"int", "float"} and not types & {"list[str]"} and not spec.choices:
+            return what, _example(key, spec)
         if spec.choices:
             return what, f"one of: {', '.join(spec.choices[:12])}"
     elif isinstance(value, bool):
@@ -140,6 +153,8 @@ def _wrong_type(key: str, spec: Spec, value: Any) -> Answer:
             return what, f"write {'true' if value else 'false'}"
         if "int" in types and float(value).is_integer():
             return what, f"write {int(value)}"
+        if "str" in types and isinstance(spec, Field) and spec.example:
+            return what, f"write it with its unit, such as {spec.example}"
         if "str" in types:
             return what, f'quote it: "{text}"'
         if "list[int]" in types or "list[str]" in types:
@@ -172,6 +187,14 @@ def told(value: Any) -> str:
     if isinstance(value, list):
         return f"the list {masked(value)}"
     return "null" if value is None else str(value)
+
+
+def _example(key: str, spec: Spec) -> str:
+    """`write a number, such as 0.0002`: a default of the key, where it has one."""
+    usual = EXAMPLES.get(key, spec.default)
+    if not isinstance(usual, int | float) or isinstance(usual, bool):
+        return ""
+    return f"write {'a number' if 'float' in spec.types else 'a whole number'} such as {words(usual)}"
 
 
 def _number(text: str) -> bool:

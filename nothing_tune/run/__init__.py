@@ -1,13 +1,18 @@
 """Makes run directories, starts and stops the engine on them, and decides what may change when a run goes on."""
 
 from nothing_tune.run.control import alive, holder, interrupt, start, stop
+from nothing_tune.run.fork import Fork, fork
 from nothing_tune.run.missing import is_file_source, missing, sources
 from nothing_tune.run.prepare import compose, prepare
 from nothing_tune.run.resume import resume
+from nothing_tune.run.verify import Report, verify
 
 __all__ = [
+    "Fork",
+    "Report",
     "alive",
     "compose",
+    "fork",
     "holder",
     "interrupt",
     "is_file_source",
@@ -17,4 +22,5 @@ __all__ = [
     "sources",
     "start",
     "stop",
+    "verify",
 ]

@@ -4,34 +4,58 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import json
 import os
 import signal
 import subprocess
 import time
 from typing import Any
 
-from nothing_tune.artifacts import Run
-from nothing_tune.errors import Busy
+from nothing_tune.artifacts import Run, attempts
+from nothing_tune.errors import Busy, StorageError, UsageError
 from nothing_tune.launchers import local
 
 
 def start(run: Run) -> subprocess.Popen[bytes]:
-    """Starts the engine on `run`, detached from this terminal. `Busy` when a process holds the run already."""
+    """Starts the engine on `run`, detached from this terminal.
+
+    Raises:
+        Busy: A process holds the run already, here or on another host.
+        StorageError: The run directory cannot be written.
+    """
+    refuse_held(run)
+    result = run.path / "result.json"
+    try:
+        result.unlink(missing_ok=True)
+    except OSError as error:
+        raise StorageError(f"cannot remove {result}: {error.strerror}", hint="mend the permissions") from error
+    return local.start(run.path)
+
+
+def refuse_held(run: Run) -> None:
+    """`Busy` when a process holds the run, here or on another host."""
     held = holder(run)
     if held:
         raise Busy(
             f"run {run.id} is held by process {held.get('pid', '?')} on {held.get('host', '?')}",
             hint=f"tune watch {run.id} shows it, tune stop {run.id} ends it",
         )
-    (run.path / "result.json").unlink(missing_ok=True)
-    return local.start(run.path)
 
 
 def interrupt(run: Run, sig: int = signal.SIGINT) -> bool:
-    """Sends a signal to the engine that holds `run` on this machine; False where none does."""
+    """Sends a signal to the engine that holds `run` on this machine; False where none does.
+
+    Raises:
+        UsageError: The engine runs on another host; says where.
+    """
     held = holder(run)
-    if not held or not held.get("pid"):
+    if not held:
+        return False
+    if held.get("host") and not attempts.is_here(held):
+        raise UsageError(
+            f"run {run.id} runs on {held['host']}, as process {held.get('pid', 'unknown')}",
+            hint=f"stop it there: tune stop {run.id}",
+        )
+    if not held.get("pid"):
         return False
     with contextlib.suppress(ProcessLookupError):
         os.kill(int(held["pid"]), sig)
@@ -40,7 +64,11 @@ def interrupt(run: Run, sig: int = signal.SIGINT) -> bool:
 
 
 def stop(run: Run, grace_s: float = 60.0) -> str:
-    """Asks the engine to save and stop, and waits up to `grace_s` seconds; returns the state then."""
+    """Asks the engine to save and stop, and waits up to `grace_s` seconds; returns the state then.
+
+    Raises:
+        UsageError: The engine runs on another host; says where.
+    """
     if interrupt(run):
         end = time.monotonic() + grace_s
         while holder(run) and time.monotonic() < end:
@@ -49,21 +77,28 @@ def stop(run: Run, grace_s: float = 60.0) -> str:
 
 
 def holder(run: Run) -> dict[str, Any] | None:
-    """Who holds `run` on this machine: `{pid, host, since}`; None when nobody does."""
+    """Who holds `run`: `{pid, host, since}`, empty where that cannot be read; None when nobody does.
+
+    Asks the lock first; where that is free or there is none, the lease of an engine on another host counts while its
+    heartbeat is fresh.
+    """
+    path = run.path / "run.lock"
+    free = False
     try:
-        with open(run.path / "run.lock", encoding="utf-8") as handle:
+        with open(path, encoding="utf-8") as handle:
             try:
                 fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                free = True
             except BlockingIOError:
-                with contextlib.suppress(ValueError):
-                    content = json.loads(handle.read() or "{}")
-                    return content if isinstance(content, dict) else {}
-                return {}
-            return None
+                return attempts.salvage(path)[0] or {}
     except OSError:
+        pass  # no lock file, or no locks on this file system
+    lease = attempts.leased(run)
+    if lease is None or (free and attempts.is_here(lease)):
         return None
+    return lease
 
 
 def alive(run: Run) -> bool:
-    """True while an engine on this machine works on `run`."""
+    """True while an engine works on `run`, on this machine or, as far as its heartbeat tells, on another."""
     return holder(run) is not None

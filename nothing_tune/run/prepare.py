@@ -9,63 +9,98 @@ import re
 import shutil
 import sys
 import time
+from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from nothing_tune import __version__
-from nothing_tune.artifacts import Run, create_run, new_run_id, write_json
+from nothing_tune.artifacts import RUN_ID, Run, create_run, new_run_id, write_json
 from nothing_tune.errors import UsageError
 from nothing_tune.plan import Plan
 from nothing_tune.recipe import library
 from nothing_tune.recipe.model import Recipe
 from nothing_tune.run.missing import missing, sources
-from nothing_tune.run.resume import grown, refuse_changes, write_recipe
+from nothing_tune.run.resume import change, grown, refuse_changes, write_recipe
 
 PACKAGES = ("torch", "transformers", "trl", "peft", "bitsandbytes", "datasets", "accelerate", "tokenizers", "numpy")
 """Packages whose versions are kept in lock.json."""
 
 
-def prepare(recipe: Recipe, plan: Plan, *, root: Path, name: str | None = None, continue_: bool = False) -> Run:
+def prepare(
+    recipe: Recipe,
+    plan: Plan,
+    *,
+    root: Path,
+    name: str | None = None,
+    continue_: bool = False,
+    say: Callable[[str], None] = lambda _: None,
+) -> Run:
     """Checks that the run can start, and makes its directory; with `continue_` an existing run `name` is taken up instead.
+
+    Args:
+        recipe: What is trained.
+        plan: The same, compiled.
+        root: The folder of all runs.
+        name: The run's id; None makes one from date, recipe and GPU.
+        continue_: Take up the run `name` where there is one, in whatever state it was left.
+        say: Told each setting that a continued run changes, one line each.
 
     Raises:
         UsageError: Data, model or tracker key is missing (all problems at once), or the name is taken.
         ResumeRefused: The run to continue was started with other settings.
+        Busy: A process works on the run to continue, and its settings would change.
         StorageError: `root` cannot be written.
     """
-    if name and continue_ and (root / name / "plan.json").is_file():
+    if name and continue_ and RUN_ID.fullmatch(name) and (root / name / "plan.json").is_file():
         run = Run(root / name)
-        refuse_changes(run, plan)
+        found = refuse_changes(run, plan)
+        if found:
+            change(run, recipe, plan, found, say)
         if grown(Plan.from_json(run.plan()), plan):
             (run.path / "result.json").unlink(missing_ok=True)
             write_json(run.path / "status.json", {**run.status(), "state": "starting", "heartbeat": time.time()})
-            write_recipe(run, recipe, plan)
         return run
     problems = missing(recipe, plan)
     if problems:
         raise UsageError(*problems)
-    run = create_run(root, name or new_run_id(plan.name, str(plan.gpu.get("name", "cpu"))))
+    begun = bool(name and continue_ and _half_made(root / name))
+    run = Run(root / str(name)) if begun else create_run(root, name or new_run_id(plan.name, _gpu(plan)))
     try:
-        write_recipe(run, recipe, plan)
-        write_json(
-            run.path / "lock.json",
-            {
-                "tune": __version__,
-                "python": sys.version.split()[0],
-                "layers": [layer.name for layer in recipe.layers],
-                "packages": _versions(),
-                "data": _fingerprints(plan),
-            },
-        )
+        write_json(run.path / "lock.json", lock(recipe, plan))
         write_json(
             run.path / "status.json",
             {"state": "starting", "created": time.time(), "recipe": plan.name, "gpu": plan.gpu.get("name")},
         )
+        write_recipe(run, recipe, plan)  # plan.json last: what has none is no run yet
     except BaseException:
-        shutil.rmtree(run.path, ignore_errors=True)
+        if not begun:
+            shutil.rmtree(run.path, ignore_errors=True)
         raise
     return run
+
+
+def _half_made(folder: Path) -> bool:
+    """Whether `folder` is what a process that was killed while it made a run left behind, and nothing else."""
+    if not RUN_ID.fullmatch(folder.name) or not folder.is_dir() or (folder / "plan.json").exists():
+        return False
+    ours = ("lock.json", "status.json", "recipe.yaml", ".")
+    return all(entry.name.startswith(ours) for entry in folder.iterdir())
+
+
+def _gpu(plan: Plan) -> str:
+    return str(plan.gpu.get("name", "cpu"))
+
+
+def lock(recipe: Recipe, plan: Plan) -> dict[str, Any]:
+    """What lock.json holds: versions, the layers of the recipe, and fingerprints of the data."""
+    return {
+        "tune": __version__,
+        "python": sys.version.split()[0],
+        "layers": [layer.name for layer in recipe.layers],
+        "packages": _versions(),
+        "data": _fingerprints(plan),
+    }
 
 
 def compose(model: str, data: str, method: str = "qlora") -> tuple[str, list[str]]:

@@ -3,37 +3,53 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from nothing_tune.artifacts import Run, write_json, write_text
 from nothing_tune.errors import ResumeRefused, UsageError
 from nothing_tune.plan import Plan, drift, make_plan
+from nothing_tune.plan.kwargs import checkpoint_settings, monitor_settings
 from nothing_tune.recipe import library, load_recipe, merge
 from nothing_tune.recipe.model import Recipe, leaves, lookup
+from nothing_tune.run.control import refuse_held
 
 
-def resume(run: Run, overrides: Sequence[str] = ()) -> Run:
+def resume(run: Run, overrides: Sequence[str] = (), say: Callable[[str], None] = lambda _: None) -> Run:
     """Readies `run` to go on at its newest checkpoint, with `overrides` of what may change.
+
+    Args:
+        run: The run.
+        overrides: `key=value` or `~key`, over the run's own recipe.
+        say: Told each change, one line each.
 
     Raises:
         UsageError: The run is done, or an override is wrong.
         ResumeRefused: An override would change the result; names the field and both values.
+        Busy: A process works on the run, and there are changes.
     """
     if overrides:
         recipe = load_recipe(run.path / "recipe.yaml", overrides=overrides)
         plan = make_plan(recipe)
-        refuse_changes(run, plan)
+        found = refuse_changes(run, plan)
         longer = grown(Plan.from_json(run.plan()), plan)
     else:
-        recipe, plan, longer = None, None, False
+        recipe, plan, longer, found = None, None, False, []
     if run.state() == "done" and not longer:
         raise UsageError(
             f"run {run.id} is done: there is nothing to resume",
             hint=f"to train on: tune resume {run.id} training.num_train_epochs=N",
         )
-    if recipe and plan:
-        write_recipe(run, recipe, plan)
+    if recipe and plan and found:
+        change(run, recipe, plan, found, say)
     return run
+
+
+def change(run: Run, recipe: Recipe, plan: Plan, found: list[drift.Change], say: Callable[[str], None]) -> None:
+    """Writes a run's changed settings and says them. `Busy` while a process works with the old ones."""
+    refuse_held(run)
+    for line in drift.told(found):
+        say(line)
+    write_recipe(run, recipe, plan)
 
 
 def grown(old: Plan, new: Plan) -> bool:
@@ -41,12 +57,22 @@ def grown(old: Plan, new: Plan) -> bool:
     return any((lookup(new.values, k) or 0) > (lookup(old.values, k) or 0) for k in drift.EXTEND_ONLY)
 
 
-def refuse_changes(run: Run, plan: Plan) -> None:
-    """`ResumeRefused` with every setting in which `plan` differs from the run's own and that may not change."""
-    found = drift.changes(leaves(run.plan()["values"]), leaves(json.loads(json.dumps(plan.values))))
-    problems = drift.refusals(found)
+def refuse_changes(run: Run, plan: Plan) -> list[drift.Change]:
+    """What `differences` finds. `ResumeRefused` with every setting that may not change."""
+    found = differences(run, plan)
+    problems = drift.refusals(found, run.id)
     if problems:
         raise ResumeRefused(*problems)
+    return found
+
+
+def differences(run: Run, plan: Plan) -> list[drift.Change]:
+    """In what `plan` differs from the run's own; settings that a newer nothing-tune added, which touch nothing, are left out."""
+    before = leaves(run.plan()["values"])
+    found = drift.changes(before, leaves(json.loads(json.dumps(plan.values))))
+    usual = {"checkpoint": checkpoint_settings({}), "monitor": monitor_settings({}), "launch": {"processes": 1}}
+    usual["checkpoint"]["deadline"] = None
+    return [c for c in found if c.key in before or lookup(usual, c.key, c) != c.after]
 
 
 def write_recipe(run: Run, recipe: Recipe, plan: Plan) -> None:

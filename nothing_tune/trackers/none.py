@@ -10,7 +10,12 @@ from nothing_tune.errors import Problem
 
 
 class _Nowhere:
+    settles = "at once"
+
     def log(self, metrics: Mapping[str, float], step: int) -> None:
+        pass
+
+    def summary(self, values: Mapping[str, Any]) -> None:
         pass
 
     def finish(self) -> None:
@@ -20,6 +25,11 @@ class _Nowhere:
 def check(settings: Mapping[str, Any], env: Mapping[str, str]) -> list[Problem]:
     """Nothing is needed."""
     return []
+
+
+def unreachable(settings: Mapping[str, Any], env: Mapping[str, str], timeout: float) -> str | None:
+    """It is always there."""
+    return None
 
 
 def start(settings: Mapping[str, Any], run_id: str, name: str, config: Mapping[str, Any], folder: Path) -> _Nowhere:

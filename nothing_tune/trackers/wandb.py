@@ -7,8 +7,12 @@ Settings of a recipe's `tracking`: project, entity, group, tags, notes, mode (`o
 from __future__ import annotations
 
 import configparser
+import http.client
 import netrc
 import os
+import ssl
+import urllib.error
+import urllib.request
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,15 +22,25 @@ from urllib.parse import urlparse
 from nothing_tune.errors import Problem
 
 HOST = "https://api.wandb.ai"
+INIT_S = 30
+"""How long Weights & Biases may take to begin a run, in seconds."""
 
 
 class _Run:
-    def __init__(self, run: Any) -> None:
+    def __init__(self, run: Any, offline: bool) -> None:
+        self.settles = "at once" if offline else "at the end"
         self._run = run
+        self._first = int(run.starting_step)
+        """Steps below are there from before."""
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
+        if step < self._first:
+            return
         named = {f"eval/{k[5:]}" if k.startswith("eval_") else f"train/{k}": v for k, v in metrics.items()}
         self._run.log(named, step=step)
+
+    def summary(self, values: Mapping[str, Any]) -> None:
+        self._run.summary.update({f"result/{k}": v for k, v in values.items()})
 
     def finish(self) -> None:
         self._run.finish()
@@ -42,13 +56,8 @@ def check(settings: Mapping[str, Any], env: Mapping[str, str]) -> list[Problem]:
                 hint="pip install wandb, or add tracking.tracker=none",
             )
         ]
-    mode = settings.get("mode") or env.get("WANDB_MODE") or "online"
-    if (
-        mode in ("offline", "disabled", "dryrun")
-        or env.get("WANDB_API_KEY")
-        or env.get("WANDB_IDENTITY_TOKEN_FILE")
-        or _logged_in(env)
-    ):
+    key = env.get("WANDB_API_KEY") or env.get("WANDB_IDENTITY_TOKEN_FILE")
+    if _offline(settings, env) or key or _logged_in(env):
         return []
     return [
         Problem(
@@ -59,11 +68,30 @@ def check(settings: Mapping[str, Any], env: Mapping[str, str]) -> list[Problem]:
     ]
 
 
+def unreachable(settings: Mapping[str, Any], env: Mapping[str, str], timeout: float) -> str | None:
+    """Asks the server for anything, through the proxy that the environment names, and takes any answer for a yes."""
+    if _offline(settings, env):
+        return None
+    address = env.get("WANDB_BASE_URL") or HOST
+    try:
+        request = urllib.request.Request(address, method="HEAD")
+        urllib.request.urlopen(request, timeout=timeout).close()
+    except urllib.error.HTTPError:
+        return None  # an answer
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        reason = getattr(error, "reason", None) or error
+        if isinstance(reason, ssl.SSLError):
+            return None  # wandb knows certificates of its own
+        return f"{urlparse(address).netloc or address} does not answer ({reason})"
+    return None
+
+
 def start(settings: Mapping[str, Any], run_id: str, name: str, config: Mapping[str, Any], folder: Path) -> _Run:
     """Begins the run, or continues it where it exists."""
     import wandb
 
     folder.mkdir(parents=True, exist_ok=True)
+    watched = {"x_stats_pid": settings["pid"]} if settings.get("pid") else {}
     run = wandb.init(
         id=run_id,
         resume="allow",
@@ -76,9 +104,13 @@ def start(settings: Mapping[str, Any], run_id: str, name: str, config: Mapping[s
         mode=settings.get("mode") or None,
         config=dict(config),
         dir=str(folder),
-        settings=wandb.Settings(console="off", silent=True, init_timeout=30),
+        settings=wandb.Settings(console="off", silent=True, init_timeout=INIT_S, **watched),
     )
-    return _Run(run)
+    return _Run(run, _offline(settings, os.environ))
+
+
+def _offline(settings: Mapping[str, Any], env: Mapping[str, str]) -> bool:
+    return (settings.get("mode") or env.get("WANDB_MODE") or "online") in ("offline", "disabled", "dryrun")
 
 
 def _logged_in(env: Mapping[str, str]) -> bool:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import socket
 import struct
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,8 +15,10 @@ import pytest
 
 from nothing_tune import trackers
 from nothing_tune.errors import UsageError
+from tests.trackers.wandb_server import KEY, serving
 
 pytestmark = pytest.mark.engine
+ROOT = Path(__file__).parents[2]
 CONFIG = {"training": {"learning_rate": 1e-4, "hub_token": "hf_canary"}, "api_key": "canary", "name": "tiny"}
 
 
@@ -36,7 +41,10 @@ def test_every_tracker_checks_starts_logs_and_finishes(name: str, tmp_path: Path
     sink = tracker.start(settings, "run-0001", "tiny", trackers.public(CONFIG), tmp_path / "tracking")
     sink.log({"loss": 1.5}, 1)
     sink.log({"eval_loss": 1.25}, 1)
+    sink.summary({"state": "done", "train_loss": 1.5})
     sink.finish()
+    assert sink.settles in ("at once", "by step", "at the end")
+    assert tracker.unreachable(settings, {}, 0.1) is None
     for path in tmp_path.rglob("*"):
         if path.is_file():
             assert b"canary" not in path.read_bytes(), path
@@ -177,10 +185,62 @@ def test_tensorboard_files_hold_the_numbers(tmp_path: Path) -> None:
     for step in (1, 2, 3):
         sink.log({"loss": 4.0 - step}, step)
     sink.finish()
-    sink = tracker.start({"resume_step": 3}, "run-0001", "tiny", {"training": {}}, tmp_path)
+    sink = tracker.start({"from_step": 3}, "run-0001", "tiny", {"training": {}}, tmp_path)
     sink.log({"loss": 0.5, "eval_loss": 0.25}, 3)
     sink.finish()
     reader = EventAccumulator(str(tmp_path / "tensorboard"))
     reader.Reload()
     assert [(e.step, e.value) for e in reader.Scalars("train/loss")] == [(1, 3.0), (2, 2.0), (3, 0.5)]
     assert [(e.step, e.value) for e in reader.Scalars("eval/loss")] == [(3, 0.25)]
+
+
+def test_tensorboard_needs_neither_torch_nor_tensorflow(tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from nothing_tune.trackers import tensorboard as t\n"
+        f"s = t.start({{}}, 'run-0001', 'tiny', {{}}, Path({str(tmp_path)!r})); s.log({{'loss': 1.0}}, 1); s.finish()\n"
+        "print([m for m in ('torch', 'tensorflow') if m in sys.modules])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert done.stdout == "[]\n"
+
+
+def test_wandb_online_sends_to_the_server_and_a_resumed_run_passes_over_what_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tracker = trackers.find("wandb")
+    with serving() as server:
+        monkeypatch.setenv("WANDB_BASE_URL", server.url)
+        monkeypatch.setenv("WANDB_API_KEY", KEY)
+        settings = {"project": "p", "mode": "online"}
+        assert tracker.unreachable(settings, os.environ, 5.0) is None
+        for steps in ((1, 2), (1, 2, 3)):
+            sink = tracker.start(settings, "run-0001", "tiny", trackers.public(CONFIG), tmp_path)
+            for step in steps:
+                sink.log({"loss": 10.0 - step}, step)
+            sink.summary({"state": "done"})
+            sink.finish()
+        assert server.points("run-0001", "train/loss") == [(1, 9.0), (2, 8.0), (3, 7.0)]
+        assert server.summaries["run-0001"]["result/state"] == "done"
+        assert server.configs["run-0001"]["training"] == {"value": {"learning_rate": 1e-4}}
+        assert not any(b"canary" in body or KEY.encode() in body for body in server.bodies)
+
+
+def test_wandb_tells_a_server_that_does_not_answer() -> None:
+    tracker = trackers.find("wandb")
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # the kernel takes the connection, nobody answers
+        port = silent.getsockname()[1]
+        env = {"WANDB_BASE_URL": f"http://127.0.0.1:{port}"}
+        assert tracker.unreachable({}, env, 0.2) == f"127.0.0.1:{port} does not answer (timed out)"
+        assert tracker.unreachable({"mode": "offline"}, env, 0.2) is None
+    assert "does not answer ([Errno 111] Connection refused)" in str(tracker.unreachable({}, env, 0.2))
+    assert "does not answer" in str(tracker.unreachable({}, {"WANDB_BASE_URL": "http://no-such-host.invalid"}, 5.0))
+
+
+def test_wandb_is_looked_for_behind_the_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    tracker = trackers.find("wandb")
+    for name in ("NO_PROXY", "no_proxy", "HTTP_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    with serving() as proxy:
+        monkeypatch.setenv("http_proxy", proxy.url)
+        assert tracker.unreachable({}, {"WANDB_BASE_URL": "http://wandb.invalid"}, 5.0) is None
+    assert "does not answer" in str(tracker.unreachable({}, {"WANDB_BASE_URL": "http://wandb.invalid"}, 5.0))

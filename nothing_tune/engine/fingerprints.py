@@ -1,0 +1,149 @@
+"""What a run must find again when it goes on: the rows as they are trained on, tokenizer, template, base model, versions, settings.
+
+The fingerprints are written into every checkpoint and compared before one is loaded.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from typing import Any
+
+from nothing_tune.engine.journal import Journal
+from nothing_tune.errors import Problem, ResumeRefused
+from nothing_tune.plan import drift
+from nothing_tune.plan.model import Plan
+from nothing_tune.recipe.model import leaves
+
+DRIFT = "TUNE_ALLOW_VERSION_DRIFT"
+"""Environment variable that lets a run go on with other library versions."""
+SAMPLE = 256
+"""Numbers taken from each weight of the base model."""
+_WHAT = {
+    "data": "the training rows are not those",
+    "eval_data": "the evaluation rows are not those",
+    "tokenizer": "the tokenizer is not the one",
+    "chat_template": "the chat template is not the one",
+    "model": "the base model is not the one",
+}
+
+
+def of_rows(dataset: Any) -> str | None:
+    """sha256 over all columns and rows of a prepared dataset, in order; None for none. Files and caches play no part."""
+    if dataset is None:
+        return None
+    digest = hashlib.sha256()
+    columns = sorted(dataset.column_names)
+    digest.update(json.dumps([columns, len(dataset)]).encode())
+    for table in dataset.with_format("arrow").iter(batch_size=1000):
+        for name in columns:
+            column = table[name].combine_chunks()
+            while hasattr(column, "value_lengths"):
+                digest.update(column.value_lengths().to_numpy(zero_copy_only=False).astype("int64").tobytes())
+                column = column.flatten()
+            kind = str(column.type)
+            if kind.startswith(("int", "uint", "bool")):
+                digest.update(column.to_numpy(zero_copy_only=False).astype("int64").tobytes())
+            else:
+                digest.update(json.dumps(column.to_pylist(), default=str).encode())
+    return digest.hexdigest()
+
+
+def of_model(model: Any) -> str:
+    """sha256 of names, shapes, types and a sample of the numbers of every weight: another base, or another revision, differs."""
+    import torch
+
+    digest = hashlib.sha256()
+    for name, weight in model.state_dict().items():
+        if not isinstance(weight, torch.Tensor):
+            continue
+        flat = weight.detach().reshape(-1)
+        some = flat[:: max(1, flat.numel() // SAMPLE)][:SAMPLE].contiguous().cpu()
+        digest.update(f"{name} {tuple(weight.shape)} {weight.dtype}".encode())
+        digest.update(some.view(torch.uint8).numpy().tobytes() if some.numel() else b"")
+    return digest.hexdigest()
+
+
+def of_tokenizer(tokenizer: Any) -> str:
+    """sha256 of the vocabulary, merges, normalisation and special tokens."""
+    core = getattr(tokenizer, "backend_tokenizer", None)
+    body = core.to_str() if core is not None else json.dumps(tokenizer.get_vocab(), sort_keys=True)
+    if core is not None:  # padding and truncation are set while a tokenizer is used
+        body = json.dumps(
+            {k: v for k, v in json.loads(body).items() if k not in ("padding", "truncation")}, sort_keys=True
+        )
+    special = json.dumps(tokenizer.special_tokens_map, sort_keys=True, default=str)
+    return hashlib.sha256(f"{body}{special}".encode()).hexdigest()
+
+
+def of_text(text: str | None) -> str | None:
+    """sha256 of a text; None for None."""
+    return hashlib.sha256(text.encode()).hexdigest() if text is not None else None
+
+
+def settings(plan: Plan) -> dict[str, Any]:
+    """The leaves of the resolved recipe that a checkpoint remembers: all that may not change freely."""
+    found = json.loads(json.dumps(leaves(plan.values)))
+    return {k: v for k, v in found.items() if not k.startswith(drift.FREE)}
+
+
+def compare(manifest: dict[str, Any], plan: Plan, now: dict[str, Any], run: str, journal: Journal) -> None:
+    """Compares what a checkpoint was written with to what there is now; says what is harmless.
+
+    Raises:
+        ResumeRefused: Settings, data, tokenizer, template, base model or library versions differ; all of them at once.
+    """
+    problems: list[Problem] = []
+    then = manifest.get("settings") or {}
+    if then:
+        problems += drift.refusals(drift.changes(then, settings(plan)), run)
+    before = manifest.get("fingerprints") or {}
+    if not before:
+        journal.warn(
+            "the checkpoint was written by a version that kept no fingerprints of data and model",
+            "that they are the same is taken on trust",
+        )
+    for key, what in _WHAT.items():
+        if key in before and before[key] != now.get(key):
+            rows = (
+                f" ({before['rows']} then, {now['rows']} now)"
+                if key == "data" and before["rows"] != now["rows"]
+                else ""
+            )
+            hint = f"put back what was there then, or begin a child run with what is there now: tune runs fork {run}"
+            problems.append(Problem(f"{what} that the run was started with{rows}", hint=hint))
+    problems += _versions(manifest.get("versions") or {}, journal)
+    if problems:
+        raise ResumeRefused(*problems)
+    world = int(manifest.get("world_size") or 1)
+    if world != plan.world_size:
+        rows_a_step = (
+            plan.world_size
+            * int(plan.training.get("per_device_train_batch_size") or 1)
+            * int(plan.training.get("gradient_accumulation_steps") or 1)
+        )
+        journal.warn(
+            f"the checkpoint was trained by {world} {'process' if world == 1 else 'processes'} and goes on with {plan.world_size}",
+            f"a step still has {rows_a_step} rows; the result is not bit for bit that of an uninterrupted run",
+        )
+
+
+def _versions(before: dict[str, str], journal: Journal) -> list[Problem]:
+    from nothing_tune.artifacts.checkpoint import versions
+
+    now = versions()
+    out = []
+    for name, was in before.items():
+        here = now.get(name, "none")
+        if here == was:
+            continue
+        what = f"{name} was {was} and is {here}"
+        same_minor = was.split("+")[0].split(".")[:2] == here.split("+")[0].split(".")[:2]
+        if name == "nothing-tune" or same_minor or os.environ.get(DRIFT) == "1":
+            journal.warn(what, "the result may differ in the last bits from that of an uninterrupted run")
+        else:
+            out.append(
+                Problem(what, hint=f"pip install {name}=={was.split('+')[0]}, or resume with --allow-version-drift")
+            )
+    return out
