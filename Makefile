@@ -14,7 +14,7 @@ PYTEST := $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
 .PHONY: help quickstart test test-light test-engine test-full lint format types check docs docs-check bench bench-cli \
-	bench-train wheel-test clean
+	bench-train bench-checkpoint wheel-test clean
 
 help: ## this list
 	@echo "nothing-tune: one YAML recipe says how a language model is fine-tuned"
@@ -61,13 +61,16 @@ docs: $(STAMP) ## write docs/reference from the code
 docs-check: $(STAMP) ## say what in docs/reference is not what the code says
 	@$(BIN)/python scripts/make_docs.py --check
 
-bench: bench-cli bench-train ## both benchmarks; writes docs/measurements (about 20 minutes, on a quiet machine)
+bench: bench-cli bench-train bench-checkpoint ## all benchmarks; writes docs/measurements (about 25 minutes, on a quiet machine)
 
 bench-cli: $(STAMP) ## time of `tune --help` and `tune show-config --why`
 	@$(BIN)/python benchmarks/bench_cli.py
 
 bench-train: $(STAMP) ## time to the first step and tokens/s, beside a plain TRL script
 	@$(BIN)/python benchmarks/bench_train.py
+
+bench-checkpoint: $(STAMP) ## what a save costs, what the protocol adds to a step, how long a resume takes
+	@$(BIN)/python benchmarks/bench_checkpoint.py
 
 wheel-test: $(STAMP) ## build the wheel, install it in a clean environment, use it there
 	@$(PYTEST) -q tests/test_wheel.py $(ARGS)

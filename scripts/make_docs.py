@@ -18,6 +18,7 @@ from typing import Any
 
 import yaml
 
+from nothing_tune.cli import runs
 from nothing_tune.cli.app import COMMANDS
 from nothing_tune.recipe import schema, upstream
 from nothing_tune.recipe.library import library_root, names
@@ -63,7 +64,7 @@ def cli() -> str:
         "What `--help` says, command by command. `nothing-tune` and `python -m nothing_tune` ",
     ]
     parts += ["are the same program as `tune`.\n\n", f"```text\n{tune('--help')}\n```\n"]
-    pages = [(name,) for name in COMMANDS] + [("runs", "show")]
+    pages = [(name,) for name in COMMANDS] + [("runs", word) for word in runs.SUBCOMMANDS]
     for words in sorted(pages, key=lambda w: list(COMMANDS).index(w[0])):
         parts.append(f"\n## tune {' '.join(words)}\n\n```text\n{tune(*words, '--help')}\n```\n")
     return "".join(parts)

@@ -126,6 +126,8 @@ def read(folder: Path) -> dict[str, Any]:
     schema = manifest.get("schema")
     if not isinstance(schema, int) or schema > SCHEMA:
         raise StorageError(f"{folder.name}: it was written by a newer nothing-tune (schema {schema})")
+    if any(Path(name).is_absolute() or ".." in Path(name).parts for name in manifest["files"]):
+        raise StorageError(f"{folder.name}: {COMMIT} names files outside its folder")
     if schema >= 2:  # version 0.1.0 wrote no digest of the manifest
         rest = {k: v for k, v in manifest.items() if k != "sha256"}
         if _digest(rest) != manifest.get("sha256"):

@@ -18,7 +18,7 @@ from typing import Any, BinaryIO
 from nothing_tune.artifacts.files import read_json
 from nothing_tune.errors import StorageError, UsageError
 
-RUN_ID = re.compile(r"^[a-z0-9][a-z0-9.-]{3,127}$")
+RUN_ID = re.compile(r"^[a-z0-9][a-z0-9.-]{3,127}\Z")
 FINAL_STATES = frozenset({"done", "failed", "stopped", "preempted"})
 HEARTBEAT_S = 5.0
 """A live run renews the heartbeat in status.json at least this often, in seconds."""
@@ -62,7 +62,12 @@ class Run:
 
     def state(self, now: float | None = None) -> str:
         """The state; `lost` when it claims to be alive but its heartbeat (Unix seconds) is older than `LOST_AFTER_S`."""
-        status = self.status()
+        try:
+            status = self.status()
+        except UsageError:  # damaged: the result tells, if there is one; the next attempt writes both anew
+            status = {}
+            with contextlib.suppress(UsageError):
+                status = {"state": (self.result() or {}).get("state", "starting")}
         state = str(status.get("state", "starting"))
         beat = status.get("heartbeat") or status.get("created") or 0.0
         if state not in FINAL_STATES and (now or time.time()) - float(beat) > LOST_AFTER_S:

@@ -153,6 +153,7 @@ def _loop(
     began = seen_alive = phase_began = time.monotonic()
     handled, told = 0, True
     shown_phase = ""
+    patience = 0.0 if process is None and run.state() == "lost" else SILENT_S
     screen = _Screen()
     with contextlib.nullcontext() if quiet else screen:
         if process is None and view.step and not quiet and not screen.live and not (run.path / "result.json").is_file():
@@ -191,7 +192,7 @@ def _loop(
                 told = interrupt() is not False  # an engine that has not taken the run yet is told at the next look
             if _engine_is_there(run, process, alive):
                 seen_alive = now
-            elif now - seen_alive > SILENT_S and now - began > SILENT_S:
+            elif now - seen_alive >= patience and now - began >= patience:
                 if not quiet:
                     screen.__exit__(None, None, None)
                     _dead(run, view)
@@ -304,14 +305,9 @@ def _engine_is_there(run: Run, process: Popen[bytes] | None, alive: Callable[[],
 
 
 def _dead(run: Run, view: View) -> None:
-    console.show_problems(
-        [
-            Problem(
-                f"the engine of run {run.id} ended without a word, at step {view.step}",
-                hint=f"tune resume {called(run)} continues at the newest checkpoint",
-            )
-        ]
-    )
+    goes_on = "continues at the newest checkpoint" if view.step else "starts it again: it has no checkpoint"
+    what = f"the engine of run {run.id} ended without a word, at step {view.step}"
+    console.show_problems([Problem(what, hint=f"tune resume {called(run)} {goes_on}")])
     _tail(run)
 
 

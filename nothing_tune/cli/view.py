@@ -149,7 +149,7 @@ def fault_text(event: dict[str, Any]) -> str:
     if kind == "torn":
         return f"{_name(event.get('path'))} is set aside as {_name(event.get('to'))}: {why or 'it was never completed'}"
     if kind == "adjust":
-        return f"{why or 'out of memory'}: {what}"
+        return f"{str(why or 'out of memory').split(': ')[0]}: {what}"
     if kind == "spike":
         usual = console.number(event.get("median"))
         return f"the loss jumped to {console.number(event.get('loss'))}{where}, usual is {usual}{rows_text(event)}"
@@ -373,7 +373,7 @@ def closing(
     else:
         facts["run"] = path
     commands = [f"tune chat {name}"] if state == "done" else []
-    commands += [f"tune resume {name}"] if state in ("lost", "failed") else []
+    commands += [f"tune resume {name}"] if state in ("lost", "failed") and step else []
     commands += [f"tune runs show {name}"] if more else []
     if not commands:
         return [head, *header(facts, paint)]

@@ -15,7 +15,6 @@ import torch
 from transformers import TrainerCallback
 
 from nothing_tune.engine.journal import Journal
-from nothing_tune.engine.progress import best_entry
 
 if TYPE_CHECKING:
     from nothing_tune.engine.train import Trainer
@@ -99,7 +98,7 @@ class Cadence(TrainerCallback):
         self._evaluation_began = time.monotonic()
         if not state.global_step:
             return
-        best = best_entry(state.log_history, self.trainer.metric, self.trainer.greater)
+        best = self.trainer.best()
         if best is not None and best["step"] == state.global_step and not control.should_save:
             control.should_save = True
             self.trainer.saver.reason = "best"

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from nothing_tune.artifacts import Run
+from nothing_tune.engine import pickles
 from nothing_tune.engine.worker import ENVIRONMENT, with_environment
 from nothing_tune.errors import UsageError
 from nothing_tune.plan.model import Plan
@@ -75,6 +76,8 @@ def load(run: Run, base: bool) -> tuple[Any, Any]:
         raise UsageError(
             f"run {run.id} has nothing to talk to yet: it is {run.state()}", hint=f"tune resume {run.id} finishes it"
         )
+    if not base:
+        pickles.refuse(run.adapter)
     import torch
 
     if plan.training.get("use_cpu"):

@@ -74,8 +74,8 @@ class Delivery:
             return
         with contextlib.suppress(Exception):
             assert self._process.stdin is not None
-            with contextlib.suppress(OSError):
-                self._process.stdin.close()
+            with contextlib.suppress(OSError), self._process.stdin as pipe:
+                pipe.write("end\n")  # its end alone is not seen while a forked data loader has a copy of it
             self._listener.join(FINISH_S + GRACE_S)
             if self._listener.is_alive():
                 os.killpg(self._process.pid, signal.SIGKILL)
@@ -87,10 +87,11 @@ class Delivery:
         with contextlib.suppress(Exception):
             assert self._process is not None
             assert self._process.stdout is not None
-            for line in self._process.stdout:
-                with contextlib.suppress(ValueError):
-                    self._warn(json.loads(line)["what"])
-                    told = True
+            with self._process.stdout as lines:
+                for line in lines:
+                    with contextlib.suppress(ValueError):
+                        self._warn(json.loads(line)["what"])
+                        told = True
             code = self._process.wait()
             if code and not told:
                 how = f"with code {code}" if code > 0 else f"by signal {-code}"
@@ -243,7 +244,7 @@ def _alone(run: Run, folder: Path, wait: float) -> Iterator[None]:
 
 
 def main(path: Path, finish_s: float) -> int:
-    """The process beside a worker: delivers until standard input ends, which is when the worker has, then for `finish_s` more."""
+    """The process beside a worker: delivers until standard input speaks or ends, or the worker does, then for `finish_s` more."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # they are the worker's to serve; this process ends with it
     out = os.fdopen(os.dup(1), "w", encoding="utf-8")

@@ -14,7 +14,7 @@ from nothing_tune.artifacts import Run, attempts, checkpoint
 from nothing_tune.engine.failures import LOOP, what_of
 from nothing_tune.errors import Diverged, OutOfMemory, Preempted, Problem, Stopped, StorageError, TuneError
 
-CODES = (2, 3, 65, 70, 71, 74)
+CODES = (65, 70, 71, 74)
 """Exit codes of a worker that mean what they say even where its result could not be written."""
 CGROUPS = Path("/sys/fs/cgroup")
 

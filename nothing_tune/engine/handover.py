@@ -70,9 +70,7 @@ def hand_over(run: Run, plan: Plan, trainer: Any, tokenizer: Any) -> tuple[Hando
     notes = _convert(run, temp, plan)
     total = digest(temp)
     write_text(temp / "README.md", _readme(plan, run, step, epoch, notes))
-    for path in temp.iterdir():
-        with open(path, "rb") as handle:
-            os.fsync(handle.fileno())
+    checkpoint.commit(temp, step=step, attempt=trainer.journal.attempt, run=run.id)
     old = run.path / ".adapter.old"
     shutil.rmtree(old, ignore_errors=True)
     if run.adapter.exists():

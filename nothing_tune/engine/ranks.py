@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
@@ -106,6 +107,13 @@ def kill(processes: list[Rank]) -> None:
         if process.poll() is None:
             with contextlib.suppress(ProcessLookupError):
                 process.send_signal(signal.SIGKILL)
+
+
+def wait(processes: list[Rank], seconds: float) -> None:
+    """Waits until every rank has ended, for at most `seconds`: one that the disk holds back may never."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end and any(p.poll() is None for p in processes):
+        time.sleep(0.01)
 
 
 def _cores() -> int:

@@ -69,6 +69,7 @@ def train(
         manifest = checkpoint.read(resume)
         fingerprints.compare(manifest, plan, marks, run.id, journal)
         trainer.forked = bool(manifest.get("forked"))
+        trainer.first_step = _began_at(run)
     elif (run.path / INITIAL).is_dir():
         _start_from(trainer, run.path / INITIAL)
     _report_start(plan, trainer, rows, template, journal)
@@ -162,6 +163,12 @@ def _marks(trainer: training.Trainer, tok: Any, template: chat_templates.Choice)
         "tokenizer": fingerprints.of_tokenizer(tok),
         "chat_template": fingerprints.of_text(template.train or template.own),
     }
+
+
+def _began_at(run: Run) -> int:
+    """Step of the parent's checkpoint from which a child run goes on; 0 for a run of its own."""
+    parent = (attempts.salvage(run.path / "lock.json")[0] or {}).get("parent") or {}
+    return int(parent.get("step") or 0) if parent.get("mode") == "continue" else 0
 
 
 def _start_from(trainer: training.Trainer, folder: Path) -> None:

@@ -32,6 +32,7 @@ GRACE_S = 15.0
 STACKS_S = 1.0
 """Seconds that a worker that hangs gets to write into engine.log where it does."""
 PORT_TRIES = 3
+MEND = "free some space or mend the permissions"
 HANG_MINUTES = 30.0
 HANG_STEPS = 20
 """A step may take this many times the usual before the training counts as hanging, whatever the minutes say."""
@@ -105,6 +106,9 @@ class _Supervisor:
                 result = self._verdict(self._round())
         except BaseException as error:
             ranks.kill(self.processes)  # none is left behind, whatever went wrong here
+            ranks.wait(self.processes, GRACE_S)
+            if isinstance(error, OSError):
+                error = StorageError(f"the run directory cannot be used any more: {error}", hint=MEND)
             if isinstance(error, Busy) or not isinstance(error, TuneError):
                 raise
             result = endings.failed(error, self.attempt.number, self.run)
@@ -127,8 +131,7 @@ class _Supervisor:
             self._rank_results()
             endings.mend(path / "events.jsonl")
         except OSError as error:
-            hint = "free some space or mend the permissions"
-            raise StorageError(f"cannot write in {path}: {error.strerror}", hint=hint) from error
+            raise StorageError(f"cannot write in {path}: {error.strerror}", hint=MEND) from error
         status = {k: v for k, v in (status or {}).items() if k not in ("progress", "worker", "step_s")}
         status |= {
             "state": "starting", "attempt": self.attempt.number, "pid": os.getpid(), "host": socket.gethostname(),
@@ -251,12 +254,9 @@ class _Supervisor:
         status = attempts.salvage(self.run.path / "status.json")[0] or {}
         self._event("hang", step=status.get("step"), epoch=status.get("epoch"), seconds=round(seconds, 1))
         ranks.tell(self.processes, signal.SIGUSR1)  # where it hangs goes to engine.log
-        end = time.monotonic() + STACKS_S
-        while time.monotonic() < end and any(p.poll() is None for p in self.processes):
-            time.sleep(POLL_S)
+        ranks.wait(self.processes, STACKS_S)
         ranks.kill(self.processes)
-        for process in self.processes:
-            process.wait()
+        ranks.wait(self.processes, GRACE_S)
         self._rank_results()
 
     def _close(self, result: dict[str, Any]) -> None:

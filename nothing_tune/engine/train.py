@@ -31,6 +31,7 @@ class Trainer(SFTTrainer):
         metric, greater, hand_over_best: How the best checkpoint is told.
         max_non_finite: Steps in a row whose loss or gradient is not finite that end the run.
         forked: Whether the checkpoint comes from another run, with other settings.
+        first_step: Step at which the run began: that of the parent's checkpoint in a child run that goes on from it, else 0.
         phase: `loading`, `training` or `evaluation`: what runs out of memory when memory runs out.
     """
 
@@ -41,6 +42,7 @@ class Trainer(SFTTrainer):
     hand_over_best = False
     max_non_finite = 3
     forked = False
+    first_step = 0
     phase = "loading"
 
     _trained_before = 0.0
@@ -52,8 +54,9 @@ class Trainer(SFTTrainer):
         """Writes none: the adapter's own notes are written once, at the end."""
 
     def best(self) -> dict[str, Any] | None:
-        """The history entry (`step`, `epoch`, metric) with the best metric so far; None without evaluations."""
-        return best_entry(self.state.log_history, self.metric, self.greater)
+        """The history entry (`step`, `epoch`, metric) with the best metric of this run so far; None without evaluations."""
+        own = [row for row in self.state.log_history if row.get("step", 0) >= self.first_step]
+        return best_entry(own, self.metric, self.greater)
 
     def trained_s(self) -> float:
         """Seconds spent in training so far, earlier attempts included."""
@@ -187,7 +190,7 @@ class Restore(TrainerCallback):
                 follow_longer_curve(self.trainer.lr_scheduler)
                 self.trainer.journal.warn(
                     f"the run goes on to step {state.max_steps} instead of {before}",
-                    "the learning rate follows the curve of the longer run from here",
+                    "the learning rate follows the curve of the new length from here",
                 )
 
 

@@ -257,12 +257,12 @@ def _is_supervised() -> bool:
 
 def _die_with_supervisor(interrupts: Interrupts) -> None:
     """Lets no worker train on unwatched: SIGTERM when the supervisor dies (Linux), SIGKILL `ORPHAN_S` later (everywhere)."""
-    with contextlib.suppress(OSError, ValueError, AttributeError, RuntimeError):
-        # The supervisor asks a worker that hangs where it does; the answer is in engine.log.
-        faulthandler.register(signal.SIGUSR1, all_threads=True)
     supervisor = os.environ.get("TUNE_SUPERVISOR")
     if not supervisor:
         return
+    with contextlib.suppress(OSError, ValueError, AttributeError, RuntimeError):
+        # The supervisor asks a worker that hangs where it does; the answer is in engine.log.
+        faulthandler.register(signal.SIGUSR1, all_threads=True)
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(1, signal.SIGTERM)
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from typing import Any
 
+from nothing_tune.errors import PlanError
 from nothing_tune.plan import batch, kwargs, precision
 from nothing_tune.plan.model import Plan
 from nothing_tune.recipe.model import Recipe, leaves
@@ -21,7 +23,7 @@ def make_plan(recipe: Recipe) -> Plan:
         why[key] = f"derived: {rule}"
     training, managed = kwargs.training_kwargs(values)
     processes = int((values.get("launch") or {}).get("processes") or 1)
-    training, spread_over = _spread(training, processes)
+    training, spread_over = _spread(recipe, training, processes)
     quantization = values.get("quantization") or None
     peft = values.get("peft") or None
     data = {"format": "auto", **(values.get("data") or {})}
@@ -45,11 +47,16 @@ def make_plan(recipe: Recipe) -> Plan:
     )
 
 
-def _spread(training: dict[str, Any], processes: int) -> tuple[dict[str, Any], dict[str, str]]:
+def _spread(recipe: Recipe, training: dict[str, Any], processes: int) -> tuple[dict[str, Any], dict[str, str]]:
     """`(training, why)` for several processes: micro batch x accumulation x processes is what was written for one."""
     if processes == 1:
         return training, {}
-    solved = {**training, **batch.spread(training, processes)}
+    try:
+        solved = {**training, **batch.spread(training, processes)}
+    except PlanError as error:
+        origin = recipe.origins.get("launch.processes")
+        place, layer = (origin.place, str(origin)) if origin else (None, "")
+        raise PlanError(*(replace(p, place=place, layer=layer) for p in error.problems)) from error
     micro, steps = solved[batch.MICRO], solved[batch.ACCUMULATION]
     rule = f"{micro} x {steps} x {processes} processes = the {micro * steps * processes} rows a step that are written"
     changed = [key for key in (batch.MICRO, batch.ACCUMULATION) if solved[key] != training.get(key)]

@@ -34,7 +34,7 @@ def start(run: Run) -> subprocess.Popen[bytes]:
 def refuse_held(run: Run) -> None:
     """`Busy` when a process holds the run, here or on another host."""
     held = holder(run)
-    if held:
+    if held is not None:
         raise Busy(
             f"run {run.id} is held by process {held.get('pid', '?')} on {held.get('host', '?')}",
             hint=f"tune watch {run.id} shows it, tune stop {run.id} ends it",

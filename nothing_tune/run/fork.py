@@ -120,6 +120,7 @@ def fork(
         raise ResumeRefused(*refused)
     step = pins.complete(parent, chosen(parent, start))
     source = parent.checkpoints / f"checkpoint-{step}"
+    _refuse_strange_names(source)
     because = tuple(c.key for c in found if starts_anew(c))
     mode = "restart" if restart or because else "continue"
     if mode == "continue":
@@ -224,6 +225,13 @@ def _refuse_nothing_left(parent: Run, source: Path, plan: Plan) -> None:
     before = lookup(parent.plan()["values"], key)
     hint = f"give more with {key}=N, an earlier checkpoint with --from, or start a new count with --restart"
     raise UsageError(Problem(f"nothing is left to train: {what}", key if before else "", hint=hint))
+
+
+def _refuse_strange_names(source: Path) -> None:
+    """`StorageError` where a manifest names files outside of its folder: they would be written outside of the child's."""
+    for file in checkpoint.read(source)["files"]:
+        if Path(file).is_absolute() or ".." in Path(file).parts:
+            raise StorageError(f"{source.name} cannot be taken over: it names {file!r}, which lies outside of it")
 
 
 def _take_weights(source: Path, run: Run, settings: dict[str, Any], forked: dict[str, Any]) -> None:

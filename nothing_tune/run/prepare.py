@@ -55,9 +55,10 @@ def prepare(
     if name and continue_ and RUN_ID.fullmatch(name) and (root / name / "plan.json").is_file():
         run = Run(root / name)
         found = refuse_changes(run, plan)
+        longer = grown(Plan.from_json(run.plan()), plan)
         if found:
             change(run, recipe, plan, found, say)
-        if grown(Plan.from_json(run.plan()), plan):
+        if longer:
             (run.path / "result.json").unlink(missing_ok=True)
             write_json(run.path / "status.json", {**run.status(), "state": "starting", "heartbeat": time.time()})
         return run

@@ -58,7 +58,10 @@ def verify(run: Run) -> Report:
     checked = 0
     for step in checkpoint.steps(run.checkpoints):
         folder = run.checkpoints / f"checkpoint-{step}"
-        why = found[step] = checkpoint.fault(folder)
+        why = checkpoint.fault(folder)
+        if why is not None and not folder.is_dir():
+            continue  # a live run has removed it meanwhile
+        found[step] = why
         if why is None:
             checked += _bytes(folder)
         elif (folder / checkpoint.COMMIT).exists() or step in committed:
@@ -74,7 +77,7 @@ def verify(run: Run) -> Report:
             damaged = [d for d in damaged if not d.startswith(f"checkpoint-{name}:")]
             remarks.append(f"checkpoint-{name} was being written again; the one before it is put back")
     latest = _latest(run)
-    if latest is not None and latest not in found:
+    if latest is not None and latest not in found and not (run.checkpoints / f"checkpoint-{latest}").is_dir():
         damaged.append(f"checkpoint-{latest}, the newest that was committed, is gone")
     if run.checkpoints.is_dir():
         remarks += [f"{p.name} was set aside" for p in sorted(run.checkpoints.glob("torn-*"))]
@@ -178,6 +181,8 @@ def _adapter(run: Run) -> tuple[str | None, int]:
         total = digest(run.adapter)
     except (OSError, ValueError) as error:
         return f"its weights cannot be read: {error}", 0
+    except (KeyError, TypeError):
+        return "its weights cannot be read: it is no safetensors file", 0
     if total is not None and total != result["digest"]:
         return "its weights are not what was handed over", 0
     return None, sum(p.stat().st_size for p in run.adapter.glob("*.safetensors"))

@@ -24,8 +24,8 @@ class Sink(Protocol):
 
     Attributes:
         settles: When what was logged is sure to be there, should this process die: `at once`; `by step`, where all before
-            the newest step is, and a sink started at that step replaces it; `at the end`, when `finish` has returned, and a
-            sink started again passes over what it has.
+            the newest step is, and a sink started at that step replaces it; `at the end`, when `finish` has returned; what
+            was logged before it is then logged again, and the next sink passes over what it has, or replaces it.
     """
 
     settles: str

@@ -7,6 +7,7 @@ Settings of a recipe's `tracking`: project, entity, group, tags, notes, mode (`o
 from __future__ import annotations
 
 import configparser
+import contextlib
 import http.client
 import netrc
 import os
@@ -21,17 +22,26 @@ from urllib.parse import urlparse
 
 from nothing_tune.errors import Problem
 
-HOST = "https://api.wandb.ai"
+HOST = "https://api.forge.coreweave.com"
+"""The server of wandb 0.31 where none is named."""
+NETRC_HOSTS = ("api.forge.coreweave.com", "api.wandb.ai")
+"""Names under which `wandb login` has left the key for that server."""
+FINISHED = "finished"
+"""A file in the folder of offline files that are whole."""
 INIT_S = 30
 """How long Weights & Biases may take to begin a run, in seconds."""
+UPLOAD_S = 300
+"""How long it may take to upload what is left at the end of a run, in seconds; then the run counts as not sent."""
 
 
 class _Run:
+    settles = "at the end"
+
     def __init__(self, run: Any, offline: bool) -> None:
-        self.settles = "at once" if offline else "at the end"
         self._run = run
         self._first = int(run.starting_step)
         """Steps below are there from before."""
+        self._marker = Path(run.dir).parent / FINISHED if offline else None
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         if step < self._first:
@@ -43,7 +53,12 @@ class _Run:
         self._run.summary.update({f"result/{k}": v for k, v in values.items()})
 
     def finish(self) -> None:
+        import wandb
+
         self._run.finish()
+        wandb.teardown()  # the end of its service, which writes offline files on after `finish`
+        if self._marker is not None:
+            self._marker.touch()
 
 
 def check(settings: Mapping[str, Any], env: Mapping[str, str]) -> list[Problem]:
@@ -72,10 +87,10 @@ def unreachable(settings: Mapping[str, Any], env: Mapping[str, str], timeout: fl
     """Asks the server for anything, through the proxy that the environment names, and takes any answer for a yes."""
     if _offline(settings, env):
         return None
-    address = env.get("WANDB_BASE_URL") or HOST
+    address = _address(env)
     try:
         request = urllib.request.Request(address, method="HEAD")
-        urllib.request.urlopen(request, timeout=timeout).close()
+        urllib.request.build_opener().open(request, timeout=timeout).close()
     except urllib.error.HTTPError:
         return None  # an answer
     except (OSError, http.client.HTTPException, ValueError) as error:
@@ -91,6 +106,9 @@ def start(settings: Mapping[str, Any], run_id: str, name: str, config: Mapping[s
     import wandb
 
     folder.mkdir(parents=True, exist_ok=True)
+    offline = _offline(settings, os.environ)
+    if offline:
+        _set_aside(folder)
     watched = {"x_stats_pid": settings["pid"]} if settings.get("pid") else {}
     run = wandb.init(
         id=run_id,
@@ -104,9 +122,23 @@ def start(settings: Mapping[str, Any], run_id: str, name: str, config: Mapping[s
         mode=settings.get("mode") or None,
         config=dict(config),
         dir=str(folder),
-        settings=wandb.Settings(console="off", silent=True, init_timeout=INIT_S, **watched),
+        settings=wandb.Settings(
+            console="off",
+            silent=True,
+            init_timeout=INIT_S,
+            finish_timeout=UPLOAD_S,
+            finish_timeout_raises=True,
+            **watched,
+        ),
     )
-    return _Run(run, _offline(settings, os.environ))
+    return _Run(run, offline)
+
+
+def _set_aside(folder: Path) -> None:
+    """Renames offline files that were not finished, so that `wandb sync` passes them over: all they hold is logged again."""
+    for path in (folder / "wandb").glob("offline-run-*"):
+        if path.is_dir() and not (path / FINISHED).exists():
+            path.rename(path.with_name(f"unfinished-{path.name}"))
 
 
 def _offline(settings: Mapping[str, Any], env: Mapping[str, str]) -> bool:
@@ -115,19 +147,32 @@ def _offline(settings: Mapping[str, Any], env: Mapping[str, str]) -> bool:
 
 def _logged_in(env: Mapping[str, str]) -> bool:
     """Whether a netrc file names the host, as `wandb login` writes it, or wandb's own settings file holds a key."""
-    host = urlparse(env.get("WANDB_BASE_URL") or HOST).hostname or ""
-    home = Path(env.get("HOME") or os.path.expanduser("~"))
+    host = urlparse(_address(env)).netloc
+    home = _home(env)
     for path in (Path(env["NETRC"]) if env.get("NETRC") else None, home / ".netrc", home / "_netrc"):
         if path is None or not path.is_file():
             continue
-        try:
-            if netrc.netrc(str(path)).authenticators(host):
+        with contextlib.suppress(netrc.NetrcParseError, OSError):
+            known = netrc.netrc(str(path))
+            if any(known.authenticators(name) for name in (NETRC_HOSTS if host in NETRC_HOSTS else (host,))):
                 return True
-        except (netrc.NetrcParseError, OSError):
-            continue
-    settings = configparser.ConfigParser()
+    return _setting("api_key", env) is not None
+
+
+def _address(env: Mapping[str, str]) -> str:
+    """The server: the environment's, else that of wandb's settings file, else the public one."""
+    return env.get("WANDB_BASE_URL") or _setting("base_url", env) or HOST
+
+
+def _setting(name: str, env: Mapping[str, str]) -> str | None:
+    """A value of wandb's own settings file."""
+    settings = configparser.ConfigParser(interpolation=None)
     try:
-        settings.read(Path(env.get("WANDB_CONFIG_DIR") or home / ".config" / "wandb") / "settings")
+        settings.read(Path(env.get("WANDB_CONFIG_DIR") or _home(env) / ".config" / "wandb") / "settings")
     except (configparser.Error, OSError, UnicodeDecodeError):
-        return False
-    return any(settings.has_option(section, "api_key") for section in settings.sections())
+        return None
+    return next((settings[part][name] for part in settings.sections() if name in settings[part]), None)
+
+
+def _home(env: Mapping[str, str]) -> Path:
+    return Path(env.get("HOME") or os.path.expanduser("~"))

@@ -103,3 +103,21 @@ def test_a_silent_run_is_lost(root: Path) -> None:
     assert run.state(now=time.time() + artifacts.LOST_AFTER_S + 1) == "lost"
     (run.path / "status.json").write_text(json.dumps({"state": "done", "heartbeat": 0}))
     assert run.state() == "done"
+
+
+def test_the_last_event_of_a_kind_is_found_from_the_end(root: Path) -> None:
+    run, path = Run(root / IDS[0]), root / IDS[0] / "events.jsonl"
+    assert run.last_event("eval") is None
+    append_event(path, {"type": "eval", "n": 1})
+    append_event(path, {"type": "eval", "n": 2})
+    for number in range(3000):
+        append_event(path, {"type": "log", "what": f"not an eval {number}", "filler": "x" * 40})
+    append_event(path, {"type": "log", "what": "eval"})
+    with path.open("a") as handle:
+        handle.write('{"type": "eval", "n": 3')
+    found = run.last_event("eval")
+    assert found is not None
+    assert found["n"] == 2
+    assert run.last_event("none") is None
+    first = next(iter(run.events()))[0]
+    assert first == {"type": "eval", "n": 1}

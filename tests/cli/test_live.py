@@ -155,10 +155,19 @@ def test_dead_engine(demo: Any, capsys: pytest.CaptureFixture[str], monkeypatch:
     said = capsys.readouterr().err
     assert said == (
         f"error: the engine of run {ID} ended without a word, at step 0\n"
-        f"  hint: tune resume {ID} continues at the newest checkpoint\n"
+        f"  hint: tune resume {ID} starts it again: it has no checkpoint\n"
         f"log: runs/{ID}/engine.log\n"
         "  Killed\n"
     )
+
+
+def test_a_lost_run_is_told_at_once(tune: Callable[..., Any], demo: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(live, "SILENT_S", 1e9)
+    demo.status("running", step=4, total_steps=20, heartbeat=time.time() - 3600)
+    said = tune("watch", ID)
+    assert said.code == 5
+    assert said.out == HEADER + "now at step 4/20, training\n"
+    assert said.err.startswith(f"error: the engine of run {ID} ended without a word, at step 4\n")
 
 
 def test_first_interrupt_stops_second_leaves(demo: Any, capsys: pytest.CaptureFixture[str]) -> None:
@@ -178,6 +187,7 @@ def test_first_interrupt_stops_second_leaves(demo: Any, capsys: pytest.CaptureFi
     assert code == 130
     assert len(asked) == 1
     assert capsys.readouterr().out == (
+        "now at step 4/20, training\n"
         "stopping at the end of this step, saving…  Ctrl-C again leaves at once\n"
         f"left; the run may still be stopping; look again with: tune watch {ID}\n"
     )
@@ -197,6 +207,75 @@ def test_interrupt_is_repeated_until_the_engine_hears_it(demo: Any) -> None:
     threading.Timer(0.3, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
     assert live.follow(demo.run, interrupt=interrupt, alive=lambda: True, quiet=True) == 130
     assert answers == []
+
+
+def test_watch_says_at_once_where_the_run_stands(tune: Callable[..., Any], demo: Any) -> None:
+    demo.event("state", state="running")
+    demo.event("warning", what="3 rows were cut", hint="raise training.max_length")
+    demo.log(4, 2.0)
+    demo.event("eval", step=4, epoch=1.0, metrics={"eval_loss": 1.1})
+    demo.event("phase", phase="saving")
+    demo.status("running", step=6, total_steps=20)
+    threading.Timer(0.5, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
+    assert tune("watch", ID).out == HEADER + (
+        f"now at step 6/20, saving, loss 2.000, eval loss 1.100\nthe run goes on; look again with: tune watch {ID}\n"
+    )
+
+
+EVENTS: list[tuple[dict[str, Any], str]] = [
+    (
+        {"type": "torn", "path": "checkpoint-40", "to": "torn-40-a2", "why": "optimizer.pt is missing"},
+        "checkpoint-40 is set aside as torn-40-a2: optimizer.pt is missing",
+    ),
+    (
+        {
+            "type": "adjust",
+            "what": "micro batch 8 -> 4, accumulation 2 -> 4",
+            "why": "out of memory in training: CUDA: 2 GiB",
+        },
+        "out of memory in training: micro batch 8 -> 4, accumulation 2 -> 4",
+    ),
+    (
+        {"type": "spike", "step": 12, "loss": 9.5, "median": 1.1, "rows": [{"row": 3, "text": "a"}, {"row": 17}]},
+        "the loss jumped to 9.500 at step 12, usual is 1.100: rows 3, 17",
+    ),
+    (
+        {"type": "non_finite", "step": 12, "what": "the gradient", "rows": [3]},
+        "the gradient was not finite at step 12, which is left out: row 3",
+    ),
+    (
+        {"type": "hang", "seconds": 1800},
+        "no sign of life for 30 min: the training was ended, to go on at the newest checkpoint",
+    ),
+    ({"type": "rehearsal", "tokens": 4096, "memory_gib": 1.23}, "the longest batch fits: 4096 tokens, 1.2 GiB"),
+    ({"type": "attempt", "number": 2, "host": "other"}, "attempt 2 begins on other"),
+    (
+        {"type": "warning", "what": "the run goes on to step 8 instead of 4", "hint": "the curve is longer"},
+        "the run goes on to step 8 instead of 4  the curve is longer",
+    ),
+    (
+        {"type": "warning", "what": "attempt 1 on a was taken over", "hint": ""},
+        "warning: attempt 1 on a was taken over",
+    ),
+]
+
+
+@pytest.mark.parametrize(("event", "line"), EVENTS, ids=[str(e["type"]) for e, _ in EVENTS])
+def test_what_happens_is_one_line(
+    demo: Any, capsys: pytest.CaptureFixture[str], event: dict[str, Any], line: str
+) -> None:
+    view = View()
+    view.apply({"attempt": 2, **event})
+    live._say(live._Screen(), view, event)
+    assert capsys.readouterr().out == f"{line}\n"
+
+
+def test_what_is_set_aside_is_said_once(demo: Any) -> None:
+    view = View()
+    view.apply({"type": "torn", "path": "checkpoint-40", "to": "torn-40-a2", "why": "x"})
+    view.apply({"type": "warning", "what": "checkpoint-40 is set aside as torn-40-a2: x", "hint": "on we go"})
+    view.apply({"type": "attempt", "number": 1, "host": "here"})
+    assert [kind for kind, _, _ in view.take_notes()] == ["fault"]
 
 
 def test_watch_only_detaches(tune: Callable[..., Any], demo: Any) -> None:

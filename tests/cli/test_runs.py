@@ -64,55 +64,15 @@ def test_thousands(tune: Callable[..., Any], tmp_path: Path, monkeypatch: pytest
     assert len(tune("runs", "--all", "--json").json()) == 3000
 
 
-def test_show(tune: Callable[..., Any], demo: Any) -> None:
-    demo.event("start", train_rows=100)
-    demo.log(1, 2.5)
-    demo.event("warning", what="3 rows were cut", hint="raise training.max_length")
-    demo.log(20, 1.5)
-    demo.event("eval", step=20, epoch=2.0, metrics={"eval_loss": 0.9})
-    demo.run.adapter.mkdir()
-    (demo.run.adapter / "adapter_model.safetensors").write_bytes(b"x" * 2048)
-    for step in (10, 20):
-        (demo.run.checkpoints / f"checkpoint-{step}").mkdir(parents=True)
-    metrics = {
-        "first_loss": 2.5,
-        "last_loss": 1.5,
-        "eval_loss": 0.9,
-        "best_eval_loss": 0.9,
-        "best_step": 20,
-        "best_epoch": 2.0,
-    }
-    demo.result(step=20, metrics=metrics, adapter="adapter", duration_s=61.4)
-    said = tune("runs", "show", "latest").out
-    top, rest = said.split("\nfiles  ")
-    assert top == (
-        f"demo  {ID}\n"
-        "  model      org/model\n"
-        "  method     LoRA r 16, alpha 32 on 4-bit nf4\n"
-        "  data       rows.jsonl, 10 % of it held out\n"
-        "  gpu        NVIDIA L4, 24 GB\n"
-        "  precision  bf16: l4 computes in bfloat16\n"
-        "  batch      2 x 8 = 16 rows a step\n"
-        "  length     3 epochs, rows of up to 1024 tokens\n"
-        "  layers     base/qlora · demo.yaml\n"
-        "\n"
-        "warnings\n"
-        "  3 rows were cut\n"
-    )
-    assert "  adapter/        2.0 KiB\n" in rest
-    assert "  kept: checkpoint-10, checkpoint-20\n" in rest
-    assert rest.endswith(
-        "\ndone  20 steps in 0:01:01\n"
-        "  loss       2.500 → 1.500  (-40 %)\n"
-        "  eval loss  0.900\n"
-        "  best       0.900 at step 20, epoch 2.00\n"
-        f"  result     runs/{ID}/adapter (the best checkpoint)\n"
-        f"  next       tune chat {ID}\n"
-    )
-    data = tune("runs", "show", "latest", "--json").json()
-    assert data["checkpoints"] == ["checkpoint-10", "checkpoint-20"]
-    assert data["files"]["adapter/"] == 2048
-    assert data["result"]["metrics"]["best_step"] == 20
+def test_the_eval_loss_of_a_resumed_run_is_not_lost(tune: Callable[..., Any], demo: Any) -> None:
+    demo.event("eval", step=10, epoch=1.0, metrics={"eval_loss": 1.5})
+    demo.event("eval", step=20, epoch=2.0, metrics={"eval_loss": 1.25})
+    for step in range(21, 500):
+        demo.log(step, 1.0)
+    demo.status("running", step=20, total_steps=600, attempt=2)
+    assert tune("runs", "--json").json()[0]["eval_loss"] == 1.25
+    demo.status("running", step=20, total_steps=600, attempt=2, eval_loss=1.0)
+    assert tune("runs", "--json").json()[0]["eval_loss"] == 1.0
 
 
 @pytest.mark.parametrize("name", ["latest", ID, ID[:20], f"runs/{ID}"])

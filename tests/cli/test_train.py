@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,8 @@ import pytest
 
 from nothing_tune import run as runs
 from nothing_tune.artifacts import Run, write_json
+from nothing_tune.launchers import local
+from tests.cli.conftest import PLAN
 
 RECIPE = """\
 layers: [base/qlora, methods/qlora, models/nano]
@@ -98,15 +102,39 @@ def test_detach(tune: Callable[..., Any], started: list[Run]) -> None:
 def test_continue(tune: Callable[..., Any], started: list[Run]) -> None:
     words = ("train", "tiny.yaml", "--gpu", "cpu", "--name", "nightly")
     assert tune(*words).code == 0
-    write_json(started[0].path / "status.json", {"state": "done"})
     again = tune(*words)
     assert again.code == 2
     assert "a run named nightly exists" in again.err
+    write_json(started[0].path / "status.json", {"state": "done"})
     done = tune(*words, "--continue")
     assert (done.code, done.err) == (0, "run nightly is done already\n")
     assert len(started) == 1
     changed = tune(*words, "--continue", "training.learning_rate=1")
-    assert changed.code in (2, 65)
+    assert changed.code == 65
+    assert "hint: tune runs fork nightly training.learning_rate=1 makes a child run with it" in changed.err
+
+
+def test_continue_again_and_again(tune: Callable[..., Any], started: list[Run]) -> None:
+    """The same command, as a scheduler gives it: for each state that it finds the run in."""
+    words = ("train", "tiny.yaml", "--gpu", "cpu", "--name", "nightly", "--continue", "--deadline", "23h50m")
+    Path("runs/nightly").mkdir(parents=True)  # killed while the run was made
+    assert tune(*words).code == 0
+    for state in ("starting", "running", "stopped", "preempted", "failed"):
+        write_json(started[0].path / "status.json", {"state": state, "step": 3})
+        assert (state, tune(*words).code) == (state, 0)
+    assert [r.id for r in started] == ["nightly"] * 6
+
+
+def test_continue_what_goes_on(tune: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ("train", "tiny.yaml", "--gpu", "cpu", "--name", "nightly", "--continue", "--detach")
+    begun: list[Path] = []
+    monkeypatch.setattr(local, "start", begun.append)
+    assert tune(*words).code == 0
+    with (begun[0] / "run.lock").open("w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        held = tune(*words)
+    assert (held.code, len(begun)) == (77, 1)
+    assert held.err.startswith("error: run nightly is held by process ")
 
 
 def test_compose(tune: Callable[..., Any], started: list[Run]) -> None:
@@ -130,14 +158,102 @@ def test_missing_data(tune: Callable[..., Any], started: list[Run]) -> None:
     assert os.listdir() == ["tiny.yaml"]
 
 
+def begun(demo: Any, name: str, state: str, *, step: int = 0) -> Run:
+    """Another run in the state `state`, with a checkpoint at `step` where one is given."""
+    path = demo.run.path.with_name(name)
+    path.mkdir()
+    write_json(path / "plan.json", PLAN)
+    write_json(path / "status.json", {"state": state, "created": time.time()})
+    if step:
+        committed(Run(path), step)
+    return Run(path)
+
+
+def committed(run: Run, step: int) -> None:
+    folder = run.checkpoints / f"checkpoint-{step}"
+    folder.mkdir(parents=True)
+    write_json(folder / "COMMIT.json", {"step": step})
+
+
 def test_resume_newest_unfinished(tune: Callable[..., Any], demo: Any, started: list[Run]) -> None:
     demo.status("stopped", step=3, total_steps=20)
-    finished = demo.run.path.with_name("20261121-000000-other-l4-0000")
-    finished.mkdir()
-    write_json(finished / "status.json", {"state": "done"})
+    committed(demo.run, 3)
+    begun(demo, "20261121-000000-other-l4-0000", "done")
+    demo.run.path.with_name("20261122-000000-half-l4-0000").mkdir()
     said = tune("resume")
     assert said.err == f"resuming {demo.run.id}, the newest run that is not done\n"
     assert (said.code, [r.id for r in started]) == (0, [demo.run.id])
+
+
+def test_resume_prefers_what_has_a_checkpoint(tune: Callable[..., Any], demo: Any, started: list[Run]) -> None:
+    demo.status("failed")
+    committed(demo.run, 3)
+    begun(demo, "20261121-000000-other-l4-0000", "failed")
+    said = tune("resume")
+    assert said.err == (
+        f"resuming {demo.run.id}, the newest unfinished run with a checkpoint; 20261121-000000-other-l4-0000 has none\n"
+    )
+    assert [r.id for r in started] == [demo.run.id]
+
+
+def test_resume_what_never_began(tune: Callable[..., Any], demo: Any, started: list[Run]) -> None:
+    demo.status("failed")
+    assert tune("resume").err == f"resuming {demo.run.id} from its start: it has no checkpoint\n"
+    assert len(started) == 1
+
+
+def test_resume_passes_over_what_goes_on(
+    tune: Callable[..., Any], demo: Any, started: list[Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    demo.status("stopped", step=3)
+    committed(demo.run, 3)
+    other = begun(demo, "20261121-000000-other-l4-0000", "running", step=9)
+    monkeypatch.setattr(runs, "alive", lambda run: run.id == other.id)
+    said = tune("resume")
+    assert said.err == f"resuming {demo.run.id}, the newest run that is not done, but for those that go on now\n"
+    assert [r.id for r in started] == [demo.run.id]
+    demo.result(step=20)
+    said = tune("resume")
+    assert (said.code, len(started)) == (2, 1)
+    assert said.err == (
+        f"error: there is no unfinished run in {demo.run.path.parent} but {other.id}, which goes on now\n"
+        f"  hint: tune watch {other.id} shows it\n"
+    )
+
+
+def test_resume_says_what_changes(tune: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[Path] = []
+    monkeypatch.setattr(local, "start", started.append)
+    words = ("train", "tiny.yaml", "--gpu", "cpu", "--name", "nightly", "--detach")
+    tune(*words)
+    said = tune("resume", "nightly", "--deadline", "90m", "training.num_train_epochs=9", "--detach")
+    assert said.err == (
+        "checkpoint.deadline: null -> 90m\n"
+        "training.num_train_epochs: 3 -> 9; the learning rate follows the longer curve from here\n"
+    )
+    assert Run(started[-1]).plan()["checkpoint"]["deadline_s"] == 5400
+    quiet = tune("resume", "nightly", "--deadline", "80m", "--detach", "--json")
+    assert (quiet.err, quiet.json()) == ("", {"run": "nightly", "path": str(started[0])})
+    wrong = tune("resume", "nightly", "--deadline", "soon")
+    assert (wrong.code, len(started)) == (2, 3)
+    assert "checkpoint.deadline must look like 23h50m, 90m or 45s, not the text 'soon'" in wrong.err
+
+
+@pytest.mark.parametrize(
+    "command", [("resume", "nightly"), ("train", "tiny.yaml", "--gpu", "cpu", "--name", "nightly")]
+)
+def test_other_versions_may_be_allowed(
+    command: tuple[str, ...], tune: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[Path] = []
+    monkeypatch.setattr(local, "start", started.append)
+    monkeypatch.setenv("TUNE_ALLOW_VERSION_DRIFT", "")  # so that it is put back
+    again = ("--continue",) if command[0] == "train" else ()
+    tune("train", "tiny.yaml", "--gpu", "cpu", "--name", "nightly", "--detach")
+    tune(*command, *again, "--detach")
+    assert (os.environ["TUNE_ALLOW_VERSION_DRIFT"], len(started)) == ("", 2)
+    tune(*command, *again, "--detach", "--allow-version-drift")
+    assert (os.environ["TUNE_ALLOW_VERSION_DRIFT"], len(started)) == ("1", 3)
 
 
 def test_resume_done(tune: Callable[..., Any], demo: Any, started: list[Run]) -> None:

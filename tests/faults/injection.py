@@ -13,6 +13,7 @@ from __future__ import annotations
 import builtins
 import contextlib
 import errno
+import importlib
 import io
 import os
 import resource
@@ -127,14 +128,11 @@ def _sleep(fault: Fault, *_: Any) -> None:
     time.sleep(fault["sleep_s"])
 
 
-def _touch(fault: Fault, *_: Any) -> None:
-    Path(fault["file"]).touch()
-
-
 def _wait(fault: Fault, *_: Any) -> None:
-    """Waits until a file is there, a minute at most."""
+    """Makes the file `there`, and waits until the file `go` exists, a minute at most."""
+    Path(fault["there"]).touch()
     end = time.monotonic() + 60
-    while not Path(fault["file"]).exists() and time.monotonic() < end:
+    while not Path(fault["go"]).exists() and time.monotonic() < end:
         time.sleep(0.01)
 
 
@@ -259,6 +257,16 @@ def _die_at_write(fault: Fault, *_: Any) -> None:
     import safetensors.torch
     import torch
 
+    from nothing_tune.engine.saving import Saver
+
+    save = Saver.save
+
+    def in_turn(self: Any, *args: Any, **kwargs: Any) -> None:
+        """The commit, which goes on beside the training, is waited for, so that the calls have the same numbers every time."""
+        save(self, *args, **kwargs)
+        self.settle()
+
+    Saver.save = in_turn  # type: ignore[method-assign]
     for name in (
         "replace",
         "rename",
@@ -304,11 +312,16 @@ def _versions(fault: Fault, *_: Any) -> None:
     metadata.version = lambda name: fault["version"] if name == fault["package"] else original(name)  # type: ignore[assignment]
 
 
+def _set(fault: Fault, *_: Any) -> None:
+    """Sets `module:name` to `value`: a patience, for instance, that a test need not have."""
+    module, name = fault["name"].split(":")
+    setattr(importlib.import_module(module), name, fault["value"])
+
+
 ACTIONS: dict[str, Callable[..., Any]] = {
     "sigkill": _kill,
     "signal": _signal,
     "sleep": _sleep,
-    "touch": _touch,
     "wait": _wait,
     "disk-full": _disk_full,
     "out-of-memory": _out_of_memory,
@@ -321,4 +334,5 @@ ACTIONS: dict[str, Callable[..., Any]] = {
     "die-at-write": _die_at_write,
     "environment": _environment,
     "version": _versions,
+    "set": _set,
 }

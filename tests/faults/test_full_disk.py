@@ -91,7 +91,6 @@ def test_a_read_only_directory(place: Place, namespace: Namespace) -> None:
     namespace.read_only(run.path)
     assert place.zygote.train(run, mounts=namespace.pid) == 74, tail(run)
     assert "read-only" in tail(run).lower() or "Read-only file system" in tail(run)
-    assert "Traceback" not in tail(run).split("Read-only", 1)[0][-400:]
     assert {p: p.read_bytes() for p in run.path.rglob("*") if p.is_file()} == before
     assert place.zygote.train(run) == 0
     assert finished(run) == digest

@@ -83,8 +83,9 @@ def test_wandb_finds_its_key_where_login_leaves_it(tmp_path: Path) -> None:
     assert wandb.check({}, {**home, "WANDB_API_KEY": "k"}) == []
     (tmp_path / ".netrc").write_text("machine example.org login user password x\n")
     assert len(wandb.check({}, home)) == 1
-    (tmp_path / ".netrc").write_text("machine api.wandb.ai\n  login user\n  password k\n")
-    assert wandb.check({}, home) == []
+    for host in wandb.NETRC_HOSTS:
+        (tmp_path / ".netrc").write_text(f"machine {host}\n  login user\n  password k\n")
+        assert wandb.check({}, home) == []
     assert len(wandb.check({}, {**home, "WANDB_BASE_URL": "https://wandb.example.org"})) == 1
     other = tmp_path / "elsewhere"
     other.write_text("machine wandb.example.org\n  login user\n  password k\n")
@@ -121,12 +122,12 @@ def chunks(path: Path) -> Iterator[bytes]:
             parts = b""
 
 
-def wandb_records(folder: Path) -> list[Any]:
-    """All records in the offline files below `folder`, as wandb's own messages, oldest file first."""
+def wandb_records(folder: Path, runs: str = "**") -> list[Any]:
+    """All records in the offline files below `folder`, in folders called `runs`, as wandb's own messages, oldest file first."""
     from wandb.proto import wandb_internal_pb2
 
     out = []
-    for path in sorted(folder.rglob("*.wandb"), key=os.path.getmtime):
+    for path in sorted(folder.glob(f"{runs}/*.wandb"), key=os.path.getmtime):
         for data in chunks(path):
             record = wandb_internal_pb2.Record()
             record.ParseFromString(data)
@@ -234,6 +235,17 @@ def test_wandb_tells_a_server_that_does_not_answer() -> None:
         assert tracker.unreachable({"mode": "offline"}, env, 0.2) is None
     assert "does not answer ([Errno 111] Connection refused)" in str(tracker.unreachable({}, env, 0.2))
     assert "does not answer" in str(tracker.unreachable({}, {"WANDB_BASE_URL": "http://no-such-host.invalid"}, 5.0))
+
+
+def test_wandb_looks_for_the_server_that_its_client_asks(tmp_path: Path) -> None:
+    from wandb.sdk.lib import urls
+
+    from nothing_tune.trackers import wandb
+
+    assert wandb.HOST == urls.DEFAULT_BASE_URL
+    (tmp_path / "settings").write_text("[default]\nbase_url = http://wandb.invalid\n")
+    env = {"WANDB_CONFIG_DIR": str(tmp_path)}
+    assert str(wandb.unreachable({}, env, 5.0)).startswith("wandb.invalid does not answer")
 
 
 def test_wandb_is_looked_for_behind_the_proxy(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from json import dumps
 from typing import Annotated
 
 import typer
@@ -54,6 +55,8 @@ def fork(
     ] = None,
     no_start: Annotated[bool, typer.Option("--no-start", help="Make the child without starting it.")] = False,
     detach: Annotated[bool, typer.Option("--detach", help="Start the child and return at once.")] = False,
+    deadline: options.Deadline = None,
+    drift: options.AllowVersionDrift = False,
     runs_dir: options.RunsDir = None,
     json: Annotated[
         bool, typer.Option("--json", help="Print the child's result as JSON when it ends, and nothing before.")
@@ -67,10 +70,12 @@ def fork(
     wrong = next((w for w in words or () if not options.is_override(w)), None)
     if wrong is not None:
         raise UsageError(f"{wrong!r} is no override", hint="an override is written KEY=VALUE, without spaces")
-    root = runs_root(runs_dir)
-    made = runs.fork(
-        find_run(run_id, root), root, list(words or ()), start=start, name=name, restart=restart, waits=no_start
-    )
+    root, overrides = runs_root(runs_dir), list(words or ())
+    if deadline is not None:
+        overrides.append(f"checkpoint.deadline={dumps(deadline)}")
+    if drift:
+        options.allow_version_drift()
+    made = runs.fork(find_run(run_id, root), root, overrides, start=start, name=name, restart=restart, waits=no_start)
     if not json:
         console.out(made.line())
     if not no_start:
