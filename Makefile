@@ -14,7 +14,7 @@ PYTEST := $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
 .PHONY: help quickstart test test-light test-engine test-full lint format types check docs docs-check bench bench-cli \
-	bench-train bench-checkpoint wheel-test clean
+	bench-train bench-checkpoint wheel-test storm clean
 
 help: ## this list
 	@echo "nothing-tune: one YAML recipe says how a language model is fine-tuned"
@@ -74,6 +74,9 @@ bench-checkpoint: $(STAMP) ## what a save costs, what the protocol adds to a ste
 
 wheel-test: $(STAMP) ## build the wheel, install it in a clean environment, use it there
 	@$(PYTEST) -q tests/test_wheel.py $(ARGS)
+
+storm: $(STAMP) ## hurt runs at random until Ctrl-C, or as in ARGS="--hours 2"; stops at the first one that is not exact
+	@$(BIN)/python scripts/storm.py $(ARGS)
 
 clean: ## remove what is built and cached; keep the environment and the runs
 	@rm -rf build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

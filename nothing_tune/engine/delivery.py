@@ -25,9 +25,9 @@ from typing import Any
 
 from nothing_tune import trackers
 from nothing_tune.artifacts import Run, read_json, write_json
-from nothing_tune.artifacts.redact import redact, redact_all
+from nothing_tune.artifacts.redact import guard_output, redact, redact_all
 from nothing_tune.engine.journal import Journal
-from nothing_tune.errors import Busy, RunError, TuneError
+from nothing_tune.errors import Busy, RunError, StorageError, TuneError
 from nothing_tune.trackers._feed import Feed, Position, first_step
 
 CONNECT_S = 5.0
@@ -115,12 +115,11 @@ def deliver(
     Raises:
         RunError: The tracker cannot be used or reached, or fails; what it was not given stays in events.jsonl.
         Busy: Another process delivers this run.
+        StorageError: The run's directory cannot be written.
     """
     plan = run.plan()
     tracker, settings = trackers.find(name), dict(plan.get("tracking") or {})
-    folder = run.path / "tracking"
-    folder.mkdir(exist_ok=True)
-    with _alone(run, folder, wait):
+    with _alone(run, wait) as folder:
         record = _Record(folder / FILE, name)
         step = first_step(run.events(record.begin.offset), record.begin)
         if more is None and step is None and not record.lacks(run.result()):
@@ -220,9 +219,21 @@ def _summary(result: dict[str, Any] | None) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _alone(run: Run, folder: Path, wait: float) -> Iterator[None]:
-    """Holds the right to deliver `run`; `Busy` when another process has it for longer than `wait` seconds."""
-    descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+def _alone(run: Run, wait: float) -> Iterator[Path]:
+    """Holds the right to deliver `run` and gives its folder `tracking`.
+
+    Raises:
+        Busy: Another process has the right for longer than `wait` seconds.
+        StorageError: The run's directory cannot be written.
+    """
+    folder = run.path / "tracking"
+    try:
+        folder.mkdir(exist_ok=True)
+        descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise StorageError(
+            f"cannot write {folder}: {error.strerror}", hint="mend the permissions, or free some space"
+        ) from error
     until = time.monotonic() + wait
     try:
         while True:
@@ -238,7 +249,7 @@ def _alone(run: Run, folder: Path, wait: float) -> Iterator[None]:
                 time.sleep(POLL_S)
             except OSError:  # a file system without locks
                 break
-        yield
+        yield folder
     finally:
         os.close(descriptor)
 
@@ -295,6 +306,7 @@ def _kill_children() -> None:
 
 
 if __name__ == "__main__":
+    guard_output()
     code = main(Path(sys.argv[1]), float(sys.argv[2]))
     sys.stdout.flush()
     os._exit(code)  # hooks of libraries at the end of a process may wait for a network that is not there

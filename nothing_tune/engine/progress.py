@@ -1,18 +1,16 @@
-"""Trainer callbacks: they report to the journal and the tracker, and stop early."""
+"""Trainer callbacks: they report to the journal, and stop early."""
 
 from __future__ import annotations
 
 import math
 import resource
 import time
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import TrainerCallback
 
 from nothing_tune.engine.journal import Journal
-from nothing_tune.trackers import Sink
 
 if TYPE_CHECKING:
     from nothing_tune.engine.train import Trainer
@@ -21,11 +19,10 @@ FINAL_KEYS = frozenset({"train_runtime", "total_flos", "train_loss"})
 
 
 class Progress(TrainerCallback):
-    """Writes every log, evaluation and step to events.jsonl and status.json, and to the tracker."""
+    """Writes every log, evaluation and step to events.jsonl and status.json."""
 
-    def __init__(self, journal: Journal, sinks: Sequence[Sink]) -> None:
+    def __init__(self, journal: Journal) -> None:
         self.journal = journal
-        self.sinks = list(sinks)
         self.trainer: Trainer | None = None
         self.first_step_at: float | None = None
         self.first_loss: float | None = None
@@ -77,7 +74,6 @@ class Progress(TrainerCallback):
             if self.first_loss is None:
                 self.first_loss = metrics["loss"]
             self.journal.status(loss=metrics["loss"])
-        self._send({**metrics, **extra}, state.global_step)
 
     def on_evaluate(self, args: Any, state: Any, control: Any, metrics: dict[str, Any] | None = None, **_: Any) -> None:
         """Reports an evaluation."""
@@ -85,18 +81,6 @@ class Progress(TrainerCallback):
         self.last_eval = found
         self.journal.event("eval", step=state.global_step, epoch=state.epoch, metrics=found)
         self.journal.status(eval_loss=found.get("eval_loss"))
-        self._send(found, state.global_step)
-
-    def _send(self, metrics: dict[str, Any], step: int) -> None:
-        numbers = {k: v for k, v in metrics.items() if isinstance(v, int | float)}
-        for sink in list(self.sinks):
-            try:
-                sink.log(numbers, step)
-            except Exception as error:  # a tracker never ends a run
-                self.sinks.remove(sink)
-                self.journal.warn(
-                    f"the tracker is switched off for this run: {type(error).__name__}: {error}", "training goes on"
-                )
 
 
 class EarlyStop(TrainerCallback):

@@ -12,8 +12,7 @@ from typing import Any
 import torch
 import transformers
 
-from nothing_tune import trackers
-from nothing_tune.artifacts import Run, checkpoint, read_json, write_json
+from nothing_tune.artifacts import Run, attempts, checkpoint, read_json, write_json
 from nothing_tune.engine import build, chat_templates, data, fingerprints, guard, handover, starts
 from nothing_tune.engine import train as training
 from nothing_tune.engine.cadence import Cadence
@@ -32,7 +31,7 @@ def train(
     """Trains `run`, continuing at its newest complete checkpoint, and hands over the result; True when it was stopped first.
 
     Args:
-        interrupts: The worker's signal keeper; while training it passes requests to `Stop`.
+        interrupts: The worker's signal keeper; while training it passes requests to `Cadence`.
         phases: Filled with the seconds that each phase took.
         outcome: Filled with the parts of result.json that are known here, as they become known.
     """
@@ -76,8 +75,7 @@ def train(
     if resume is not None:
         journal.event("resume", step=int(resume.name.split("-")[1]), path=str(resume.relative_to(run.path)))
 
-    sinks = _sinks(run, plan, journal, resume)
-    progress = Progress(journal, sinks)
+    progress = Progress(journal)
     progress.trainer = trainer
     cadence = Cadence(trainer, journal, plan.checkpoint)
     trainer.add_callback(training.Restore(trainer, resume))
@@ -109,9 +107,6 @@ def train(
         if progress.first_step_at is not None:
             outcome["first_step_s"] = progress.first_step_at - journal.get("started", progress.first_step_at)
         outcome["metrics"] = _metrics(trainer)
-        for sink in progress.sinks:
-            with contextlib.suppress(Exception):  # a tracker never ends a run
-                sink.finish()
     if cadence.served:
         if cadence.reason == "deadline":
             raise Preempted(
@@ -283,24 +278,6 @@ def _report_start(
     write_json(
         journal.run.path / "machine.json", {**(read_json(journal.run.path / "machine.json") or {}), "engine": machine}
     )
-
-
-def _sinks(run: Run, plan: Plan, journal: Journal, resume: Path | None) -> list[trackers.Sink]:
-    name = str(plan.tracking.get("tracker") or "none")
-    settings = {**plan.tracking, "resume_step": int(resume.name.split("-")[1]) + 1 if resume else None}
-    label = str(plan.training.get("run_name") or plan.tracking.get("run_name") or run.id)
-    config = trackers.public(
-        {
-            k: plan.values.get(k)
-            for k in ("name", "model", "data", "quantization", "peft", "training")
-            if k in plan.values
-        }
-    )
-    try:
-        return [trackers.find(name).start(settings, run.id, label, config, run.path / "tracking")]
-    except Exception as error:  # a tracker never ends a run
-        journal.warn(f"the tracker {name} cannot start: {type(error).__name__}: {error}", "training goes on without it")
-        return []
 
 
 def _metrics(trainer: training.Trainer) -> dict[str, Any]:

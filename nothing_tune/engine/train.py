@@ -14,7 +14,7 @@ from transformers.trainer_callback import TrainerState
 from trl import SFTTrainer
 
 from nothing_tune.artifacts import checkpoint, read_json
-from nothing_tune.engine import fingerprints, guard
+from nothing_tune.engine import fingerprints, guard, pickles
 from nothing_tune.engine.journal import Journal
 from nothing_tune.engine.progress import best_entry, patience_used
 from nothing_tune.engine.saving import Saver, state_file
@@ -156,6 +156,7 @@ class Trainer(SFTTrainer):
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         """Loads the weights and gives them back the dtype they are trained in, which PEFT does not keep."""
         target = self.model if model is None else model
+        pickles.refuse(Path(resume_from_checkpoint))
         before = {n: p.dtype for n, p in target.named_parameters() if p.requires_grad}
         super()._load_from_checkpoint(resume_from_checkpoint, model)
         for name, parameter in target.named_parameters():

@@ -26,7 +26,9 @@ from types import FrameType
 from typing import Any
 
 from nothing_tune.artifacts import Run, attempts, write_json
+from nothing_tune.artifacts.redact import guard_output
 from nothing_tune.engine import ranks
+from nothing_tune.engine.delivery import Delivery
 from nothing_tune.engine.hub import reachable
 from nothing_tune.engine.journal import Journal
 from nothing_tune.errors import Busy, OutOfMemory, Preempted, Stopped, TuneError, UsageError
@@ -96,6 +98,7 @@ def main(path: Path) -> int:
     phases: dict[str, float] = {}
     outcome: dict[str, Any] = {}
     journal: Journal | None = None
+    delivery: Delivery | None = None
     code, error = 1, None
     try:
         plan = Plan.from_json(with_environment(as_adjusted(run)))
@@ -105,6 +108,8 @@ def main(path: Path) -> int:
             host=socket.gethostname(), started=started,
         )  # fmt: skip
         journal.start()
+        if rank == 0:
+            delivery = Delivery(journal, run.plan())
         prepare_environment(plan, journal)
         journal.event("phase", phase="imports")
         with _phase(phases, "imports"):
@@ -143,6 +148,8 @@ def main(path: Path) -> int:
         _tell(run, rank, result, journal)
     except (TuneError, OSError) as failure:
         print(failure, file=sys.stderr)  # the supervisor has the exit code, and tells
+    if delivery is not None:
+        delivery.finish()
     if code in (0, 75, 130):
         _leave_group()
     interrupts.restore()
@@ -289,4 +296,5 @@ def _leave_group() -> None:
 
 
 if __name__ == "__main__":
+    guard_output()
     sys.exit(main(Path(sys.argv[1])))

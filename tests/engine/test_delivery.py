@@ -6,6 +6,8 @@ import contextlib
 import os
 import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -21,12 +23,13 @@ from nothing_tune.engine.delivery import Delivery, deliver
 from nothing_tune.engine.journal import Journal
 from nothing_tune.engine.progress import Progress
 from nothing_tune.errors import Busy, RunError
-from nothing_tune.trackers._feed import Feed, Position, numbers
 from tests.engine.support import MakeRun, events, losses, train
+from tests.trackers.test_feed import Kept, log
 from tests.trackers.wandb_server import KEY, Server, serving
 
 WANDB = {"tracker": "wandb", "project": "p", "mode": "online"}
 TENSORBOARD = {"tracker": "tensorboard"}
+ROOT = Path(__file__).parents[2]
 LONG_S = 60.0
 """What a test waits for comes long before; else the test fails."""
 
@@ -327,6 +330,28 @@ def test_the_end_is_seen_though_another_process_has_the_pipe(make_run: MakeRun) 
     assert [step for step, _ in scalars(run, "train/loss")] == [1]
 
 
+def test_what_a_killed_worker_wrote_is_still_handed_over(make_run: MakeRun) -> None:
+    run = make_run(tracking=TENSORBOARD)
+    append_event(run.path / "events.jsonl", {"time": 1.0, "attempt": 1, **log(1)})
+    code = (
+        "import os, sys, time; from pathlib import Path; from nothing_tune.artifacts import Run\n"
+        "from nothing_tune.engine.delivery import Delivery; from nothing_tune.engine.journal import Journal\n"
+        "run = Run(Path(sys.argv[1])); made = Delivery(Journal(run, 1), run.plan())\n"
+        "while not list(run.path.rglob('events.out.*')): time.sleep(0.05)\n"
+        "print(made._process.pid, flush=True); os.kill(os.getpid(), 9)\n"
+    )
+    worker = subprocess.run(
+        [sys.executable, "-c", code, str(run.path)], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert worker.returncode == -signal.SIGKILL
+    append_event(run.path / "events.jsonl", {"time": 1.0, "attempt": 1, **log(2)})
+    wait_for(lambda: not Path(f"/proc/{int(worker.stdout)}").exists())
+    record = read_json(run.path / "tracking" / "delivered.json")
+    assert record["settled"]["offset"] == record["offset"] > 0
+    deliver(run, "tensorboard")
+    assert [step for step, _ in scalars(run, "train/loss")] == [1, 2]
+
+
 def test_a_process_that_cannot_start_is_a_warning(make_run: MakeRun, monkeypatch: pytest.MonkeyPatch) -> None:
     run = make_run(tracking=TENSORBOARD)
     monkeypatch.setattr(delivery.sys, "executable", "/nowhere/python")
@@ -353,72 +378,12 @@ def test_without_a_tracker_there_is_no_process(make_run: MakeRun) -> None:
 
 def test_two_at_once_do_not_send_twice(make_run: MakeRun) -> None:
     run = make_run(tracking=TENSORBOARD)
-    (run.path / "tracking").mkdir()
-    with delivery._alone(run, run.path / "tracking", 0.0), pytest.raises(Busy) as caught:
+    with delivery._alone(run, 0.0), pytest.raises(Busy) as caught:
         deliver(run, "tensorboard")
     assert caught.value.problems[0].what == f"run {run.id} is being sent to its tracker by another process"
 
 
 # What is handed over
-
-
-class Kept:
-    """A sink that keeps what it is given."""
-
-    def __init__(self, settles: str = "at once") -> None:
-        self.settles = settles
-        self.logged: list[tuple[int, dict[str, float]]] = []
-
-    def log(self, metrics: Any, step: int) -> None:
-        self.logged.append((step, dict(metrics)))
-
-    def summary(self, values: Any) -> None:
-        pass
-
-    def finish(self) -> None:
-        pass
-
-
-def log(step: int, kind: str = "log", **metrics: Any) -> dict[str, Any]:
-    return {"type": kind, "step": step, "metrics": metrics or {"loss": float(step)}}
-
-
-def test_an_event_as_numbers() -> None:
-    event = {**log(3, loss=1.5, lr=None, name="x"), "tokens_per_s": 10.0, "eta_s": None, "time": 1.0}
-    kind, metrics, step = numbers(event)  # type: ignore[misc]
-    assert (kind, step) == ("log", 3)
-    assert str(metrics) == "{'loss': 1.5, 'lr': nan, 'tokens_per_s': 10.0}"
-    assert numbers({"type": "warning", "what": "x"}) is None
-    assert numbers({"type": "log", "step": None, "metrics": {}}) is None
-    assert numbers({"type": "log", "step": 1}) is None
-
-
-def test_steps_that_were_trained_again_are_handed_over_once() -> None:
-    sink = Kept()
-    feed = Feed(sink, Position())
-    lines = [log(1), log(2), log(2, "eval"), log(3), {"type": "resume", "step": 2}, log(3), log(4), log(4, "eval")]
-    for number, event in enumerate(lines):
-        feed.take(event, number + 1)
-    assert [step for step, _ in sink.logged] == [1, 2, 2, 3, 4, 4]
-    assert feed.reached == Position(8, {"log": 4, "eval": 4})
-    assert feed.sent == 6
-    assert Position.from_json(feed.reached.to_json()) == feed.reached
-
-
-@pytest.mark.parametrize(
-    ("settles", "settled"),
-    [
-        ("at once", Position(3, {"log": 2, "eval": 2})),
-        ("by step", Position(1, {"log": 1})),
-        ("at the end", Position()),
-    ],
-)
-def test_where_handing_over_begins_anew(settles: str, settled: Position) -> None:
-    feed = Feed(Kept(settles), Position())
-    assert feed.settled == Position()
-    for number, event in enumerate([log(1), log(2), log(2, "eval")]):
-        feed.take(event, number + 1)
-    assert feed.settled == settled
 
 
 def test_another_tracker_gets_all_and_the_first_one_nothing_twice(tmp_path: Path, make_run: MakeRun) -> None:

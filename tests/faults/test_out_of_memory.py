@@ -17,7 +17,7 @@ def too_many(rows: int, training: bool = True) -> dict[str, Any]:
     return {"point": "loss", "do": "out-of-memory", "rows": rows, "training": training, "rank": -1}
 
 
-@pytest.mark.parametrize("rehearse", [False, True])
+@pytest.mark.parametrize("rehearse", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_in_training(place: Place, rehearse: bool) -> None:
     plan = {**BIG, "monitor": {"rehearse": rehearse}}
     whole, run = place.run("whole", **plan), place.run("run", **plan)

@@ -239,6 +239,7 @@ def test_what_may_change(place: Place) -> None:
     assert resumed(place, run) == digest
 
 
+@pytest.mark.slow
 def test_steps_may_grow(place: Place) -> None:
     run = stopped(place)
     change(run, **{"training.max_steps": 9})
@@ -248,8 +249,7 @@ def test_steps_may_grow(place: Place) -> None:
 
 
 @pytest.mark.parametrize(
-    ("part", "allowed", "code"), [(2, False, 0), (1, False, 65), (1, True, 0), (0, False, 65)],
-    ids=["patch", "minor", "minor, allowed", "major"],
+    ("part", "allowed", "code"), [(2, False, 0), (1, False, 65), (1, True, 0)], ids=["patch", "minor", "minor, allowed"],
 )  # fmt: skip
 def test_another_version_of_a_library(place: Place, part: int, allowed: bool, code: int) -> None:
     run = stopped(place)
@@ -284,6 +284,7 @@ def test_another_world_size(place: Place) -> None:
     assert have["metrics"]["last_loss"] == pytest.approx(want["metrics"]["last_loss"], rel=1e-2)
 
 
+@pytest.mark.slow
 def test_a_done_run_stays_done(place: Place) -> None:
     run = place.run("run")
     assert place.zygote.train(run) == 0

@@ -78,9 +78,8 @@ def test_all_passes_over_runs_without_a_tracker_and_runs_in_use(root: Path, caps
     make(root, "run-0001", "tensorboard")
     make(root, "run-0002", "none")
     held = make(root, "run-0003", "tensorboard")
-    (held.path / "tracking").mkdir()
     (make(root, "run-0004", "tensorboard").path / "plan.json").write_text("{")
-    with _alone(held, held.path / "tracking", 0.0):
+    with _alone(held, 0.0):
         sync(all_=True)
         said = capsys.readouterr()
         assert said.out == "run-0001: 3 events sent to tensorboard\n"
