@@ -83,9 +83,9 @@ def of_text(text: str | None) -> str | None:
 
 
 def settings(plan: Plan) -> dict[str, Any]:
-    """The leaves of the resolved recipe that a checkpoint remembers: all that may not change freely."""
+    """The leaves of the resolved recipe that a checkpoint remembers: all that may not change freely, but for where the data lies."""
     found = json.loads(json.dumps(leaves(plan.values)))
-    return {k: v for k, v in found.items() if not k.startswith(drift.FREE)}
+    return {k: v for k, v in found.items() if not drift.is_free(k) and k not in drift.BY_CONTENT}
 
 
 def compare(manifest: dict[str, Any], plan: Plan, now: dict[str, Any], run: str, journal: Journal) -> None:

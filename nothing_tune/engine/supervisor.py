@@ -29,6 +29,8 @@ POLL_S = 0.1
 """Seconds between two looks at the ranks."""
 GRACE_S = 15.0
 """Seconds that the other ranks get to end once one has failed."""
+STOP_S = 5.0
+"""Seconds that the other ranks get to end once one was stopped before the training began."""
 STACKS_S = 1.0
 """Seconds that a worker that hangs gets to write into engine.log where it does."""
 PORT_TRIES = 3
@@ -176,6 +178,9 @@ class _Supervisor:
             if stopped is not None and not told:  # one rank alone was told to stop
                 told = True
                 ranks.tell(self.processes, signal.SIGINT if stopped == 130 else signal.SIGTERM)
+                # One that waits for its fellows to come hears no signal; nothing is being saved before training.
+                if (attempts.salvage(self.run.path / "status.json")[0] or {}).get("state") != "running":
+                    deadline = min(deadline, now + STOP_S)
             if now > deadline:
                 killed |= {n for n, code in enumerate(codes) if code is None}
                 ranks.kill(self.processes)
@@ -188,6 +193,8 @@ class _Supervisor:
                 self._kill_hanging(patience.seconds)
                 return None
             time.sleep(POLL_S)
+        if told:  # before it could serve the signal that was passed on
+            killed |= {n for n, code in enumerate(codes) if code in (-signal.SIGTERM, -signal.SIGINT)}
         if Busy.exit_code in codes:
             attempts.owned(self.run, self.attempt.number, self.attempt.owner)
         if any(codes):

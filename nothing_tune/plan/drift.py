@@ -29,6 +29,10 @@ EXTEND_ONLY = ("training.num_train_epochs", "training.max_steps")
 """Keys that may grow when a run continues."""
 
 
+BY_CONTENT = ("data.train", "data.eval")
+"""Keys whose values only say where something lies: its content, which the engine compares, decides."""
+
+
 @dataclass(frozen=True)
 class Change:
     """A setting that differs: its dotted key and both values; None where it was or is not set.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import re
 import shutil
@@ -21,7 +20,7 @@ from nothing_tune.plan import Plan
 from nothing_tune.recipe import library
 from nothing_tune.recipe.model import Recipe
 from nothing_tune.run.missing import missing, sources
-from nothing_tune.run.resume import change, grown, refuse_changes, write_recipe
+from nothing_tune.run.resume import change, fingerprint, grown, refuse_changes, write_recipe
 
 PACKAGES = ("torch", "transformers", "trl", "peft", "bitsandbytes", "datasets", "accelerate", "tokenizers", "numpy")
 """Packages whose versions are kept in lock.json."""
@@ -94,13 +93,14 @@ def _gpu(plan: Plan) -> str:
 
 
 def lock(recipe: Recipe, plan: Plan) -> dict[str, Any]:
-    """What lock.json holds: versions, the layers of the recipe, and fingerprints of the data."""
+    """What lock.json holds: versions, the layers of the recipe, and fingerprints of the local data files."""
+    named = [*sources(plan.data.get("train")), *sources(plan.data.get("eval"))]
     return {
         "tune": __version__,
         "python": sys.version.split()[0],
         "layers": [layer.name for layer in recipe.layers],
         "packages": _versions(),
-        "data": _fingerprints(plan),
+        "data": {s: mark for s in named if (mark := fingerprint(s))},
     }
 
 
@@ -120,18 +120,4 @@ def _versions() -> dict[str, str]:
     for package in PACKAGES:
         with contextlib.suppress(metadata.PackageNotFoundError):
             out[package] = metadata.version(package)
-    return out
-
-
-def _fingerprints(plan: Plan) -> dict[str, dict[str, Any]]:
-    """`{path: {bytes, sha256}}` of the local data files; hub ids and globs are fingerprinted by the engine."""
-    out = {}
-    for source in [*sources(plan.data.get("train")), *sources(plan.data.get("eval"))]:
-        path = Path(source)
-        if path.is_file():
-            digest = hashlib.sha256()
-            with path.open("rb") as handle:
-                while block := handle.read(1 << 20):
-                    digest.update(block)
-            out[source] = {"bytes": path.stat().st_size, "sha256": digest.hexdigest()}
     return out

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
-from nothing_tune.artifacts import Run, write_json, write_text
+from nothing_tune.artifacts import Run, read_json, write_json, write_text
 from nothing_tune.errors import ResumeRefused, UsageError
 from nothing_tune.plan import Plan, drift, make_plan
 from nothing_tune.plan.kwargs import checkpoint_settings, monitor_settings
 from nothing_tune.recipe import library, load_recipe, merge
 from nothing_tune.recipe.model import Recipe, leaves, lookup
 from nothing_tune.run.control import refuse_held
+from nothing_tune.run.missing import sources
 
 
 def resume(run: Run, overrides: Sequence[str] = (), say: Callable[[str], None] = lambda _: None) -> Run:
@@ -49,6 +54,11 @@ def change(run: Run, recipe: Recipe, plan: Plan, found: list[drift.Change], say:
     refuse_held(run)
     for line in drift.told(found):
         say(line)
+    moved = [source for c in found if c.key in drift.BY_CONTENT for source in sources(c.after)]
+    if moved:
+        known = read_json(run.path / "lock.json") or {}
+        data = {**(known.get("data") or {}), **{source: fingerprint(source) for source in moved}}
+        write_json(run.path / "lock.json", {**known, "data": data})
     write_recipe(run, recipe, plan)
 
 
@@ -67,12 +77,34 @@ def refuse_changes(run: Run, plan: Plan) -> list[drift.Change]:
 
 
 def differences(run: Run, plan: Plan) -> list[drift.Change]:
-    """In what `plan` differs from the run's own; settings that a newer nothing-tune added, which touch nothing, are left out."""
+    """In what `plan` differs from the run's own.
+
+    Settings that a newer nothing-tune added, which touch nothing, are left out. Data that only lies elsewhere is a free change.
+    """
     before = leaves(run.plan()["values"])
     found = drift.changes(before, leaves(json.loads(json.dumps(plan.values))))
     usual = {"checkpoint": checkpoint_settings({}), "monitor": monitor_settings({}), "launch": {"processes": 1}}
     usual["checkpoint"]["deadline"] = None
-    return [c for c in found if c.key in before or lookup(usual, c.key, c) != c.after]
+    found = [c for c in found if c.key in before or lookup(usual, c.key, c) != c.after]
+    return [replace(c, kind="free") if c.key in drift.BY_CONTENT and _moved(run, c) else c for c in found]
+
+
+def fingerprint(source: str) -> dict[str, Any] | None:
+    """`{bytes, sha256}` of a local data file; None for what is none: the engine looks at the rows of all of them."""
+    path = Path(source)
+    if not path.is_file():
+        return None
+    with path.open("rb") as handle:
+        return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(handle, "sha256").hexdigest()}
+
+
+def _moved(run: Run, change: drift.Change) -> bool:
+    """Whether a data setting names files with the contents that the run was started with."""
+    known = (read_json(run.path / "lock.json") or {}).get("data") or {}
+    before, after = sources(change.before), sources(change.after)
+    return len(before) == len(after) > 0 and all(
+        known.get(old) is not None and known[old] == fingerprint(new) for old, new in zip(before, after, strict=True)
+    )
 
 
 def write_recipe(run: Run, recipe: Recipe, plan: Plan) -> None:

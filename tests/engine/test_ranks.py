@@ -109,6 +109,27 @@ def test_when_one_rank_is_told_to_stop_the_others_are_too(make_run: MakeRun) -> 
     assert (run.result() or {})["step"] == 1
 
 
+def test_a_rank_that_waits_for_one_that_was_stopped_is_not_left_waiting(
+    make_run: MakeRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is inside a library that waits for the other, and no signal reaches it."""
+    monkeypatch.setattr(supervisor, "STOP_S", 0.2)
+    run = two(make_run)
+    program = (
+        "signal.signal(signal.SIGTERM, signal.SIG_IGN); reached(str(rank))\n"
+        "if rank: wait_for('0'); end('preempted', 75, 'told')\ntime.sleep(60)"
+    )
+    assert supervisor.supervise(run, spawn=Workers(program, world=2)) == 75
+    assert (run.result() or {})["state"] == "preempted"
+
+
+def test_a_rank_that_the_passed_signal_ends_as_it_starts_is_not_the_cause(make_run: MakeRun) -> None:
+    run = two(make_run)
+    workers = Workers("if rank: end('preempted', 75, 'told')\ntime.sleep(60)", world=2)
+    assert supervisor.supervise(run, spawn=workers) == 75
+    assert workers.processes[0].poll() == -signal.SIGTERM
+
+
 def test_the_others_get_a_while_when_one_dies_and_then_are_killed(make_run: MakeRun) -> None:
     run = two(make_run)
     workers = Workers("fail('boom', step=2) if rank else time.sleep(60)", world=2)

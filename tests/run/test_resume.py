@@ -184,3 +184,22 @@ def test_a_run_of_an_older_version_goes_on(make: Callable[..., Run], said: list[
     assert said[0] == "checkpoint.deadline: null -> 90m"
     assert said[1].startswith("launch.processes: null -> 2; ")
     assert run.plan()["world_size"] == 2
+
+
+def test_data_that_only_lies_elsewhere_is_no_other_data(
+    make: Callable[..., Run], tmp_path: Path, said: list[str]
+) -> None:
+    run = make()
+    (tmp_path / "rows.jsonl").rename(tmp_path / "moved.jsonl")
+    new = str(tmp_path / "moved.jsonl")
+    runs.resume(run, [f"data.train={new}"], said.append)
+    assert said == [f"data.train: {tmp_path / 'rows.jsonl'} -> {new}"]
+    assert run.plan()["data"]["train"] == new
+    (tmp_path / "moved.jsonl").rename(tmp_path / "again.jsonl")  # the new place is known from here on
+    runs.resume(run, [f"data.train={tmp_path / 'again.jsonl'}"])
+    (tmp_path / "other.jsonl").write_text('{"text": "b"}\n')
+    with pytest.raises(ResumeRefused) as caught:
+        runs.resume(run, [f"data.train={tmp_path / 'other.jsonl'}"])
+    assert caught.value.problems[0].what == (
+        f"data.train was {tmp_path / 'again.jsonl'} and would be {tmp_path / 'other.jsonl'}"
+    )
