@@ -69,7 +69,7 @@ def hold(run: Run) -> int | None:
                 time.sleep(0.05)
                 continue
             os.close(descriptor)
-            raise _busy(run, salvage(path)[0] or {}) from None
+            raise busy(run, salvage(path)[0] or {}) from None
         except OSError as error:
             os.close(descriptor)
             if error.errno in NO_LOCKS:
@@ -103,7 +103,7 @@ def begin(run: Run, *, locked: bool = False, say: Callable[[str], None] = lambda
         if last is not None:
             verdict = _is_over(run, last, locked)
             if verdict is None:
-                raise _busy(run, {**last, "since": last.get("created")})
+                raise busy(run, {**last, "since": last.get("created")})
             over = verdict
         status = salvage(run.path / "status.json")[0] or {}
         number = max(int(last["attempt"]) if last else 0, _whole(status.get("attempt"))) + 1
@@ -333,7 +333,8 @@ def _whole(value: Any) -> int:
     return int(value) if isinstance(value, int | float) and value == value else 0
 
 
-def _busy(run: Run, holder: dict[str, Any]) -> Busy:
+def busy(run: Run, holder: dict[str, Any]) -> Busy:
+    """The error that says who holds a run, and since when; `holder` has `pid`, `host` and `since`, as far as known."""
     since = holder.get("since")
     when = (
         datetime.fromtimestamp(since, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")

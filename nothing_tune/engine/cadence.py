@@ -63,6 +63,7 @@ class Cadence(TrainerCallback):
         now = time.monotonic()
         self.durations.append(now - self._step_began)
         self._step_began = self._evaluation_began = now
+        self.journal.status(step_s=self.step_s())
         number, late, due = self._agree(self.requested or 0, int(self._late(now)), int(self._due(now)))
         if (number or late) and state.global_step < state.max_steps:
             self.served, self.reason = True, "signal" if number else "deadline"

@@ -20,6 +20,11 @@ DRIFT = "TUNE_ALLOW_VERSION_DRIFT"
 """Environment variable that lets a run go on with other library versions."""
 SAMPLE = 256
 """Numbers taken from each weight of the base model."""
+_SOLVED = {
+    "per_device_train_batch_size", "gradient_accumulation_steps", "per_device_eval_batch_size", "gradient_checkpointing",
+    "activation_checkpointing", "gradient_checkpointing_kwargs", "ddp_backend", "ddp_find_unused_parameters",
+}  # fmt: skip
+"""Arguments that follow the number of processes, and what was changed because memory ran out."""
 _WHAT = {
     "data": "the training rows are not those",
     "eval_data": "the evaluation rows are not those",
@@ -83,9 +88,25 @@ def of_text(text: str | None) -> str | None:
 
 
 def settings(plan: Plan) -> dict[str, Any]:
-    """The leaves of the resolved recipe that a checkpoint remembers: all that may not change freely, but for where the data lies."""
+    """The leaves of the resolved recipe that a checkpoint remembers: all that may not change freely, but for where the data lies.
+
+    With them, under `plan.`, go those of the arguments that were compiled from it, so that a damaged plan.json is noticed.
+    """
     found = json.loads(json.dumps(leaves(plan.values)))
-    return {k: v for k, v in found.items() if not drift.is_free(k) and k not in drift.BY_CONTENT}
+    arguments = {
+        "training": {
+            k: v for k, v in plan.training.items() if k not in _SOLVED and f"training.{k}" not in drift.EXTEND_ONLY
+        },
+        "peft": plan.peft,
+        "quantization": plan.quantization,
+        "model": {k: v for k, v in plan.model.items() if k != "name_or_path"},  # which may come from the environment
+        "trainable_dtype": plan.trainable_dtype,
+    }
+    compiled = {k: v for k, v in json.loads(json.dumps(leaves(arguments))).items() if not drift.is_free(k)}
+    return {
+        **{k: v for k, v in found.items() if not drift.is_free(k) and k not in drift.BY_CONTENT},
+        **{f"plan.{k}": v for k, v in compiled.items()},
+    }
 
 
 def compare(manifest: dict[str, Any], plan: Plan, now: dict[str, Any], run: str, journal: Journal) -> None:
@@ -95,9 +116,21 @@ def compare(manifest: dict[str, Any], plan: Plan, now: dict[str, Any], run: str,
         ResumeRefused: Settings, data, tokenizer, template, base model or library versions differ; all of them at once.
     """
     problems: list[Problem] = []
-    then = manifest.get("settings") or {}
+    then = {k: v for k, v in (manifest.get("settings") or {}).items() if k not in drift.BY_CONTENT}
     if then:
-        problems += drift.refusals(drift.changes(then, settings(plan)), run)
+        compiled = any(k.startswith("plan.") for k in then)  # not in a checkpoint that was taken over from another run
+        here = {k: v for k, v in settings(plan).items() if compiled or not k.startswith("plan.")}
+        changed = drift.changes(then, here)
+        known = {c.key for c in changed}
+        problems += drift.refusals([c for c in changed if not c.key.startswith("plan.")], run)
+        problems += [
+            Problem(
+                f"{c.key} was {drift.shown(c.before)} and is {drift.shown(c.after)}, though the recipe is the same",
+                hint=f"plan.json of the run was changed or is damaged; tune runs fork {run} makes it anew from recipe.yaml",
+            )
+            for c in changed
+            if c.key.startswith("plan.") and c.key.removeprefix("plan.") not in known and c.kind == "frozen"
+        ]
     before = manifest.get("fingerprints") or {}
     if not before:
         journal.warn(

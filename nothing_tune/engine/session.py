@@ -12,7 +12,7 @@ from typing import Any
 import torch
 import transformers
 
-from nothing_tune.artifacts import Run, attempts, checkpoint, read_json, write_json
+from nothing_tune.artifacts import Run, attempts, checkpoint, write_json
 from nothing_tune.engine import build, chat_templates, data, fingerprints, guard, handover, starts
 from nothing_tune.engine import train as training
 from nothing_tune.engine.cadence import Cadence
@@ -276,7 +276,8 @@ def _report_start(
             "memory_gib": torch.cuda.get_device_properties(0).total_memory / 2**30,
         }
     write_json(
-        journal.run.path / "machine.json", {**(read_json(journal.run.path / "machine.json") or {}), "engine": machine}
+        journal.run.path / "machine.json",
+        {**(attempts.salvage(journal.run.path / "machine.json")[0] or {}), "engine": machine},
     )
 
 

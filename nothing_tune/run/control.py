@@ -11,7 +11,7 @@ import time
 from typing import Any
 
 from nothing_tune.artifacts import Run, attempts
-from nothing_tune.errors import Busy, StorageError, UsageError
+from nothing_tune.errors import StorageError, UsageError
 from nothing_tune.launchers import local
 
 
@@ -35,10 +35,7 @@ def refuse_held(run: Run) -> None:
     """`Busy` when a process holds the run, here or on another host."""
     held = holder(run)
     if held is not None:
-        raise Busy(
-            f"run {run.id} is held by process {held.get('pid', '?')} on {held.get('host', '?')}",
-            hint=f"tune watch {run.id} shows it, tune stop {run.id} ends it",
-        )
+        raise attempts.busy(run, held)
 
 
 def interrupt(run: Run, sig: int = signal.SIGINT) -> bool:

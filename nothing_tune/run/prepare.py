@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from nothing_tune import __version__
-from nothing_tune.artifacts import RUN_ID, Run, create_run, new_run_id, write_json
+from nothing_tune.artifacts import RUN_ID, Run, attempts, create_run, new_run_id, write_json
 from nothing_tune.errors import UsageError
 from nothing_tune.plan import Plan
 from nothing_tune.recipe import library
@@ -59,7 +59,14 @@ def prepare(
             change(run, recipe, plan, found, say)
         if longer:
             (run.path / "result.json").unlink(missing_ok=True)
-            write_json(run.path / "status.json", {**run.status(), "state": "starting", "heartbeat": time.time()})
+            write_json(
+                run.path / "status.json",
+                {
+                    **(attempts.salvage(run.path / "status.json")[0] or {}),
+                    "state": "starting",
+                    "heartbeat": time.time(),
+                },
+            )
         return run
     problems = missing(recipe, plan)
     if problems:

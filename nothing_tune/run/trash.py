@@ -17,12 +17,11 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from nothing_tune.artifacts import FINAL_STATES, RUN_ID, Run, attempts, checkpoint, fsync_dir
-from nothing_tune.errors import Busy, StorageError, UsageError
+from nothing_tune.errors import StorageError, UsageError
 from nothing_tune.run.control import holder
 
 FOLDER = ".trash"
@@ -145,20 +144,13 @@ def _refuse_held(run: Run) -> None:
     """`Busy` when a process on this machine has the run's lock, or one anywhere renews its lease or its heartbeat."""
     held = holder(run) or attempts.leased(run)
     if held is not None:
-        raise _busy(run, held.get("pid", "?"), held.get("host", "this machine"), held.get("since"))
+        raise attempts.busy(run, held)
     status: dict[str, Any] = {}
     with suppress(UsageError):
         status = run.status()
     elsewhere = status.get("pid") and status.get("host") not in (None, socket.gethostname())
     if elsewhere and status.get("state") not in FINAL_STATES and run.state() != "lost":
-        raise _busy(run, status["pid"], status["host"], status.get("started"))
-
-
-def _busy(run: Run, pid: Any, host: Any, since: Any) -> Busy:
-    when = (
-        f" since {datetime.fromtimestamp(since, UTC):%Y-%m-%d %H:%M:%S} UTC" if isinstance(since, int | float) else ""
-    )
-    return Busy(f"run {run.id} is held by process {pid} on {host}{when}", hint=f"tune stop {run.id} ends it")
+        raise attempts.busy(run, {**status, "since": status.get("started")})
 
 
 @contextmanager

@@ -139,5 +139,16 @@ def test_a_checkpoint_names_all_it_depends_on(make_run: MakeRun, monkeypatch: py
     run = stopped(make_run, monkeypatch)
     manifest = read_json(run.checkpoints / "checkpoint-3" / checkpoint.COMMIT)
     assert set(manifest["fingerprints"]) == {"rows", "data", "eval_data", "tokenizer", "chat_template", "model"}
-    assert manifest["settings"] == {"name": "tiny"} or manifest["settings"] == {}
+    assert manifest["settings"]["plan.training.learning_rate"] == 1e-3
+    assert manifest["settings"]["plan.peft.r"] == 4
+    assert not [k for k in manifest["settings"] if "name_or_path" in k or "save_steps" in k or "batch_size" in k]
     assert (manifest["run"], manifest["step"], manifest["world_size"], manifest["schema"]) == ("run-0001", 3, 1, 2)
+
+
+def test_a_damaged_plan_is_noticed(make_run: MakeRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = stopped(make_run, monkeypatch)
+    plan = run.plan()
+    plan["training"]["learning_rate"] = 3e-3
+    plan["training"]["save_steps"] = 3
+    write_json(run.path / "plan.json", plan)
+    assert refused(run) == ["plan.training.learning_rate was 0.001 and is 0.003, though the recipe is the same"]
