@@ -70,6 +70,7 @@ def command(
 ) -> None:
     """Resolves the recipe, makes the run, starts the engine and follows it."""
     from nothing_tune.plan import make_plan
+    from nothing_tune.run import untracked
 
     if continue_ and not name:
         raise UsageError("--continue needs --name", hint="tune resume latest continues the newest run")
@@ -93,7 +94,7 @@ def command(
     recipe = options.load(recipe_name, gpu=gpu, scenario=scenario, with_=with_, overrides=overrides, unset=unset)
     plan = make_plan(recipe)
     if not json:
-        console.show_problems(recipe.advice)
+        console.show_problems([*recipe.advice, *(untracked(plan) if dry_run else ())])
         if model:
             console.note(f"composed a recipe from {recipe_name} for {model}; the run keeps it as recipe.yaml")
     if dry_run:

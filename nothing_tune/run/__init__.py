@@ -2,7 +2,7 @@
 
 from nothing_tune.run.control import alive, holder, interrupt, start, stop
 from nothing_tune.run.fork import Fork, fork
-from nothing_tune.run.missing import is_file_source, missing, sources
+from nothing_tune.run.missing import is_file_source, missing, sources, untracked
 from nothing_tune.run.prepare import compose, prepare
 from nothing_tune.run.resume import resume
 from nothing_tune.run.verify import Report, verify
@@ -22,5 +22,6 @@ __all__ = [
     "sources",
     "start",
     "stop",
+    "untracked",
     "verify",
 ]

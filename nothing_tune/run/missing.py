@@ -1,10 +1,11 @@
-"""What this machine lacks for a run: data, model, tokens, keys, packages. Looked for before a run is made."""
+"""What this machine lacks for a run: data, model, tokens, packages, and the key of its tracker. Looked for before a run is made."""
 
 from __future__ import annotations
 
 import glob
 import os
 import re
+from dataclasses import replace
 from difflib import get_close_matches
 from importlib import import_module
 from importlib.util import find_spec
@@ -22,12 +23,21 @@ DATA_SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
 
 
 def missing(recipe: Recipe, plan: Plan) -> list[Problem]:
-    """What this machine lacks for the run: data, model, tokens, keys, packages; empty when it could start."""
+    """What this machine lacks for the run: data, model, tokens, packages; empty when it could start."""
     return [
         *_data_problems(recipe, plan),
         *_model_problems(recipe, plan),
-        *_tracker_problems(plan),
         *_package_problems(recipe, plan),
+    ]
+
+
+def untracked(plan: Plan) -> list[Problem]:
+    """What the run's tracker lacks on this machine, as advice: the run trains without it, and can be sent later."""
+    tracker = str(plan.tracking.get("tracker") or "none")
+    problems: list[Problem] = import_module(f"nothing_tune.trackers.{tracker}").check(plan.tracking, os.environ)
+    return [
+        replace(p, what=f"{p.what}: the run trains without it, and tune runs sync sends it later", severity="advice")
+        for p in problems
     ]
 
 
@@ -131,12 +141,6 @@ def _model_problems(recipe: Recipe, plan: Plan) -> list[Problem]:
         cure = f"accept its licence at huggingface.co/{name}, then `hf auth login` or set HF_TOKEN"
         return [Problem(what, key, place, layer, f"{cure}; to rehearse without it: {_rehearse(recipe)}")]
     return []
-
-
-def _tracker_problems(plan: Plan) -> list[Problem]:
-    tracker = str(plan.tracking.get("tracker") or "none")
-    problems: list[Problem] = import_module(f"nothing_tune.trackers.{tracker}").check(plan.tracking, os.environ)
-    return problems
 
 
 def _package_problems(recipe: Recipe, plan: Plan) -> list[Problem]:

@@ -30,15 +30,17 @@ def inside(marks: Path) -> bool:
     return marks.exists() and marks.read_bytes().endswith(b"E")
 
 
-def a_kill(chance: random.Random) -> dict[str, Any]:
-    """A SIGKILL at a random instant: some time after training begins, or some time after a save begins."""
+def a_kill(chance: random.Random, latest_s: float = 1.5) -> dict[str, Any]:
+    """A SIGKILL at a random instant: up to `latest_s` seconds after training begins, or just after a save begins."""
     if chance.random() < 0.55:
         point = "commit" if chance.random() < 0.5 else "save"
         return {"point": point, "nth": chance.randint(1, 4), "do": "sigkill", "after_s": chance.uniform(1e-4, 0.02)}
-    return {"point": "forward", "nth": 1, "do": "sigkill", "after_s": chance.uniform(0.05, 1.5)}
+    return {"point": "forward", "nth": 1, "do": "sigkill", "after_s": chance.uniform(0.05, latest_s)}
 
 
-def weather(place: Place, name: str, digest: str, seed: int, kills: int, storm: Storm, **plan: Any) -> None:
+def weather(
+    place: Place, name: str, digest: str, seed: int, kills: int, storm: Storm, latest_s: float, **plan: Any
+) -> None:
     """Kills one run again and again until it is done or `storm` has `kills`; then lets it end, and compares its digest.
 
     Asserts as well that no complete checkpoint is ever lost: the newest one never becomes older.
@@ -53,7 +55,7 @@ def weather(place: Place, name: str, digest: str, seed: int, kills: int, storm: 
             path.unlink(missing_ok=True)
         faults = [{"do": "mark", "around": w, "file": str(m)} for w, m in zip(("save", "commit"), marks, strict=True)]
         calm = storm.kills >= kills or stalled >= STALLED
-        code = place.zygote.train(run, *faults, *([] if calm else [a_kill(chance)]))
+        code = place.zygote.train(run, *faults, *([] if calm else [a_kill(chance, latest_s)]))
         storm.attempts += 1
         if code == 0:
             break
@@ -71,14 +73,14 @@ def weather(place: Place, name: str, digest: str, seed: int, kills: int, storm: 
     storm.runs += 1
 
 
-def storm_until(place: Place, kills: int, seed: int, **plan: Any) -> Storm:
+def storm_until(place: Place, kills: int, seed: int, latest_s: float = 1.5, **plan: Any) -> Storm:
     """Runs the storm over fresh runs until there were `kills`."""
     from tests.faults.harness import expected
 
     storm = Storm()
     digest = expected(place, f"storm-{seed}", **plan)
     while storm.kills < kills:
-        weather(place, f"storm-{seed}-{storm.runs}", digest, seed + storm.runs, kills, storm, **plan)
+        weather(place, f"storm-{seed}-{storm.runs}", digest, seed + storm.runs, kills, storm, latest_s, **plan)
     print(storm)
     return storm
 

@@ -20,7 +20,7 @@ EVALUATED = {"training.eval_strategy": "steps", "training.eval_steps": 2, "check
 
 
 def test_a_short_kill_storm(place: Place) -> None:
-    storm = storm_until(place, 8, SEED, **{"training.max_steps": 16, "training.save_steps": 1})
+    storm = storm_until(place, 8, SEED, latest_s=0.5, **{"training.max_steps": 16, "training.save_steps": 1})
     assert storm.kills >= 8
 
 
@@ -81,12 +81,12 @@ def writes(place: Place, ks: Iterable[int], **plan: Any) -> list[str]:
 
     together(strike, ks)
     print(f"ended at {len(struck)} writes of a save: {', '.join(struck)}")
-    assert wrong or len(struck) >= 5
+    assert wrong or len(struck) >= 4
     return wrong
 
 
 def test_ended_at_some_writes_of_a_save(place: Place) -> None:
-    assert writes(place, range(1 + SEED % 11, 200, 11)) == []
+    assert writes(place, range(1 + SEED % 13, 400, 13)) == []
 
 
 @pytest.mark.slow

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from tests.faults.harness import Place, events, finished, said, tail
+from nothing_tune.artifacts import Run
+from tests.faults.harness import Place, events, finished, said, tail, together
 from tests.faults.test_exactness import RANKS
 
 BIG = {"training.per_device_train_batch_size": 4, "training.gradient_accumulation_steps": 1}
@@ -17,12 +18,17 @@ def too_many(rows: int, training: bool = True) -> dict[str, Any]:
     return {"point": "loss", "do": "out-of-memory", "rows": rows, "training": training, "rank": -1}
 
 
+def pair(place: Place, plan: dict[str, Any], *faults: dict[str, Any]) -> tuple[Run, Run]:
+    """A run that nobody disturbs, and one with `faults`; both are done."""
+    runs = place.run("whole", **plan), place.run("run", **plan)
+    assert together(lambda r: place.zygote.train(r, *(faults if r is runs[1] else ())), runs) == [0, 0], tail(runs[1])
+    return runs
+
+
 @pytest.mark.parametrize("rehearse", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_in_training(place: Place, rehearse: bool) -> None:
     plan = {**BIG, "monitor": {"rehearse": rehearse}}
-    whole, run = place.run("whole", **plan), place.run("run", **plan)
-    assert place.zygote.train(whole) == 0, tail(whole)
-    assert place.zygote.train(run, too_many(1)) == 0, (run.result(), tail(run))
+    whole, run = pair(place, plan, too_many(1))
     same(run, whole)
     assert [e["what"] for e in events(run, "adjust")] == [
         "micro batch 4 -> 2, accumulation 1 -> 2",
@@ -31,18 +37,13 @@ def test_in_training(place: Place, rehearse: bool) -> None:
 
 
 def test_in_the_middle(place: Place) -> None:
-    whole, run = place.run("whole", **BIG), place.run("run", **BIG)
-    assert place.zygote.train(whole) == 0
-    late = {**too_many(2), "calls": [4, 5]}
-    assert place.zygote.train(run, late) == 0, (run.result(), tail(run))
+    whole, run = pair(place, BIG, {**too_many(2), "calls": [4, 5]})
     same(run, whole)
 
 
 def test_in_evaluation(place: Place) -> None:
     plan = {"training.eval_strategy": "steps", "training.eval_steps": 2, "training.per_device_eval_batch_size": 4}
-    whole, run = place.run("whole", **plan), place.run("run", **plan)
-    assert place.zygote.train(whole) == 0
-    assert place.zygote.train(run, too_many(1, training=False)) == 0, (run.result(), tail(run))
+    whole, run = pair(place, plan, too_many(1, training=False))
     assert finished(run) == finished(whole)  # evaluation touches no weight
     assert "micro batch" not in said(run) or "evaluation" in said(run)
     have, want = (run.result() or {})["metrics"], (whole.result() or {})["metrics"]
@@ -66,11 +67,9 @@ def test_when_nothing_helps(place: Place) -> None:
 
 
 def test_for_real(place: Place) -> None:
-    whole, run = place.run("whole", **BIG), place.run("run", **BIG)
-    assert place.zygote.train(whole) == 0
     limit = {"point": "forward", "nth": 1, "do": "memory-limit", "mib": 700}
     eat = {"point": "loss", "do": "eat-memory", "mib_per_row": 256}
-    assert place.zygote.train(run, limit, eat) == 0, (run.result(), tail(run))
+    whole, run = pair(place, BIG, limit, eat)
     same(run, whole)
     assert events(run, "adjust")
 
@@ -78,9 +77,7 @@ def test_for_real(place: Place) -> None:
 @pytest.mark.slow
 def test_two_ranks(place: Place) -> None:
     plan = {**RANKS, "training.per_device_train_batch_size": 2}
-    whole, run = place.run("whole", **plan), place.run("run", **plan)
-    assert place.zygote.train(whole) == 0
-    assert place.zygote.train(run, {**too_many(1), "rank": 1}) == 0, (run.result(), tail(run))
+    whole, run = pair(place, plan, {**too_many(1), "rank": 1})
     same(run, whole)
 
 
