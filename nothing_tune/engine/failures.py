@@ -41,6 +41,10 @@ def out_of_memory(error: BaseException) -> bool:
     )
 
 
+_WRITER = ("PytorchStreamWriter failed", "No space left on device", "unexpected pos", "iostream error")
+"""What torch and safetensors say when a write fails; the reason of the system is lost on the way."""
+
+
 def explain(error: BaseException) -> TuneError:
     """`error` as a TuneError: itself if it is one, out of memory, storage, or a failed run with the library's own words."""
     for cause in chain(error):
@@ -56,9 +60,10 @@ def explain(error: BaseException) -> TuneError:
                 f"the disk refused to write{f' {cause.filename}' if cause.filename else ''}: {cause.strerror}",
                 hint="free some space; the checkpoints committed so far are whole, and tune resume continues there",
             )
-        if "PytorchStreamWriter failed" in str(cause) or "No space left on device" in str(cause):
+        if any(words in str(cause) for words in _WRITER):
             return StorageError(
-                f"the disk refused to write: {_first_line(cause)}", hint="free some space, then tune resume"
+                f"the disk refused to write, it is full or failing: {_first_line(cause)}",
+                hint="free some space; the checkpoints committed so far are whole, and tune resume continues there",
             )
     frames = traceback.extract_tb(error.__traceback__)
     own = bool(frames) and frames[-1].filename.startswith(_HERE)

@@ -73,7 +73,7 @@ class Saver:
             self._free_room(trainer)
         try:
             self._write(trainer, folder, stock, first)
-        except (OSError, RuntimeError, StorageError) as error:
+        except Exception as error:
             if not alone or not isinstance(explain(error), StorageError):
                 raise
             self._free_room(trainer)

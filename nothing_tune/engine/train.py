@@ -202,12 +202,17 @@ def put_back(trainer: Trainer, folder: Path) -> None:
     trainer._non_finite = kept.get("non_finite", 0)
     trainer.saver.saved_step, trainer.saver.history = trainer.state.global_step, len(trainer.state.log_history)
     trainer._total_train_tokens = kept["num_tokens"]
-    trainer._tr_loss = torch.tensor(kept["loss_since_log"], device=trainer.args.device)
+    trainer._tr_loss = torch.tensor(_number(kept["loss_since_log"]), device=trainer.args.device)
     trainer._globalstep_last_logged = kept["last_logged_step"]
-    trainer._total_loss_scalar = kept["total_loss"]
+    trainer._total_loss_scalar = _number(kept["total_loss"])
     trainer._trained_before = kept["trained_s"]
     for mode, metrics in kept["metrics"].items():
-        trainer._metrics[mode].update({k: list(v) for k, v in metrics.items()})
+        trainer._metrics[mode].update({k: [_number(x) for x in v] for k, v in metrics.items()})
+
+
+def _number(value: float | None) -> float:
+    """A number of tune-state.json; what was not finite is null there."""
+    return float("nan") if value is None else value
 
 
 def finished(trainer: Trainer, folder: Path, patience: int | None, threshold: float) -> bool:

@@ -18,6 +18,7 @@ import io
 import os
 import resource
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -284,20 +285,12 @@ def _die_at_write(fault: Fault, *_: Any) -> None:
     counted(builtins, "open")
     counted(io, "open")
     counted(torch, "save", outside=True, path_at=1)
+    plain = safetensors.torch.save_file
     counted(safetensors.torch, "save_file", outside=True, path_at=1)
-    for module in _users_of_save_file():
-        module.save_file = module.__dict__["save_file"] = safetensors.torch.save_file
-
-
-def _users_of_save_file() -> list[Any]:
-    """Modules that have bound safetensors' functions by name."""
-    import sys
-
-    return [
-        m
-        for n, m in list(sys.modules.items())
-        if n.split(".")[0] in ("peft", "transformers", "nothing_tune") and callable(m.__dict__.get("save_file"))
-    ]
+    for module in list(sys.modules.values()):  # those that have bound it, under whatever name
+        for name, value in list(getattr(module, "__dict__", {}).items()):
+            if value is plain and module is not safetensors.torch:
+                setattr(module, name, safetensors.torch.save_file)
 
 
 def _environment(fault: Fault, *_: Any) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from nothing_tune.artifacts import Run, checkpoint
-from tests.faults.harness import Place, complete, expected, finished, stop, tail
+from tests.faults.harness import Place, complete, expected, finished, problem, resumed, stop, tail
 from tests.faults.mounts import Namespace
 
 PLAN = {"training.save_steps": 1}
@@ -82,6 +82,17 @@ def test_a_disk_that_is_full_anywhere(place: Place, namespace: Namespace) -> Non
     one, rest = checkpoint_kib(place)
     codes = [filled(place, namespace, f"disk-{i}", int(16 + i / 16 * (rest + 3.5 * one)), digest)[0] for i in range(17)]
     assert {0, 74} == set(codes)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("point", ["save", "commit"])
+@pytest.mark.parametrize("nth", [1, 3])
+def test_the_disk_refuses_in_a_save(place: Place, point: str, nth: int) -> None:
+    digest, run = expected(place, "whole"), place.run("run")
+    assert place.zygote.train(run, {"point": point, "nth": nth, "do": "disk-full"}) == 74, tail(run)
+    assert "No space left on device" in problem(run)["what"]
+    assert complete(run) == [2, 4][: nth - 1]
+    assert resumed(place, run) == digest
 
 
 def test_a_read_only_directory(place: Place, namespace: Namespace) -> None:

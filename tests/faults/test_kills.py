@@ -41,18 +41,20 @@ def test_a_kill_storm_of_a_hundred(place: Place) -> None:
 @pytest.mark.parametrize("rank", [0, 1])
 def test_one_of_two_ranks_killed(place: Place, rank: int) -> None:
     digest, run = expected(place, "ranks", **RANKS), place.run("run", **RANKS)
-    for nth in (1, 4, 7):
+    for nth in (1, 4, 3):
         assert place.zygote.train(run, {"point": "forward", "nth": nth, "do": "sigkill", "rank": rank}) == 5
         assert "SIGKILL" in problem(run)["what"]
     assert resumed(place, run) == digest
 
 
 def writes(place: Place, ks: Iterable[int], **plan: Any) -> list[str]:
-    """Ends the run at each of the `ks`-th writes that follow the beginning of the save at step 4, and lets it go on.
+    """Ends the run at each of the `ks`-th writes from the beginning of its last save, and lets it go on.
+
+    The writes are those of the save at step 4, its commit, the rotation, and the handover.
 
     Returns what went wrong. A `k` behind the last write ends nothing, and what is left of `ks` is passed over.
     """
-    plan["training.max_steps"] = 5
+    plan["training.max_steps"] = 4
     digest = expected(place, "writes", **plan)
     before = place.run("writes-before", **plan)
     assert place.zygote.train(before, stop(3)) == 75, tail(before)
