@@ -18,18 +18,23 @@ SECRET_NAME = re.compile(r"(?:TOKEN|KEY|SECRET|PASSWORD|PASSWD|CREDENTIALS?)$", 
 """Names of environment variables that hold secrets, by their end."""
 SHORTEST = 8
 """Shorter values are words: they are no secret worth a text full of stars."""
-SHAPES = re.compile(
-    r"\bhf_[A-Za-z0-9_]{16,}"
-    r"|\b(?:sk|pk|rk)-[A-Za-z0-9_-]{20,}"
-    r"|\bwandb_v\d_[A-Za-z0-9_]{20,}"
-    r"|\bgh[opsu]_[A-Za-z0-9]{30,}|\bgithub_pat_[A-Za-z0-9_]{30,}"
-    r"|\bAKIA[0-9A-Z]{16}"
-    r"|\bxox[abprs]-[A-Za-z0-9-]{10,}"
-    r"|-----BEGIN [A-Z ]*PRIVATE KEY-----[^-]*"
-    r"|(?<=://)[^/\s:@]+:[^/\s@]+(?=@)"
-    r"|(?i:(?<=bearer )[A-Za-z0-9._~+/-]{16,}=*)"
-    r"|(?i:(?:wandb|key|token)\W{0,12})\b[0-9a-f]{40}\b"
+TOKENS = (
+    (r"\bhf_[A-Za-z0-9_]{16,}", "a Hugging Face token", "HF_TOKEN"),
+    (r"\b(?:sk|pk|rk)-[A-Za-z0-9_-]{20,}", "an API key", "the variable that its tool reads"),
+    (r"\bwandb_v\d_[A-Za-z0-9_]{20,}", "a Weights & Biases key", "WANDB_API_KEY"),
+    (
+        r"\bgh[opsu]_[A-Za-z0-9]{30,}|\bgithub_pat_[A-Za-z0-9_]{30,}",
+        "a GitHub token",
+        "the variable that its tool reads",
+    ),
+    (r"\bAKIA[0-9A-Z]{16}", "an AWS key", "AWS_ACCESS_KEY_ID"),
+    (r"\bxox[abprs]-[A-Za-z0-9-]{10,}", "a Slack token", "the variable that its tool reads"),
+    (r"-----BEGIN [A-Z ]*PRIVATE KEY-----[^-]*", "a private key", "a file that only you can read"),
+    (r"(?<=://)[^/\s:@]+:[^/\s@]+(?=@)", "a password in an address", "the variable that its tool reads"),
 )
+"""What secrets look like: pattern, what it is, where it belongs."""
+_ALONE = (r"(?i:(?<=bearer )[A-Za-z0-9._~+/-]{16,}=*)", r"(?i:(?:wandb|key|token)\W{0,12})\b[0-9a-f]{40}\b")
+SHAPES = re.compile("|".join([*(pattern for pattern, _, _ in TOKENS), *_ALONE]))
 _PLAIN = frozenset({"type", "state", "phase", "path"})
 """Fields of an event that hold our own words and nothing else."""
 

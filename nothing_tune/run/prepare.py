@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import re
 import shutil
 import sys
 import time
 from collections.abc import Callable
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from nothing_tune import __version__
-from nothing_tune.artifacts import RUN_ID, Run, attempts, create_run, new_run_id, write_json
+from nothing_tune.artifacts import RUN_ID, Run, attempts, checkpoint, create_run, new_run_id, write_json
 from nothing_tune.errors import UsageError
 from nothing_tune.plan import Plan
 from nothing_tune.recipe import library
 from nothing_tune.recipe.model import Recipe
 from nothing_tune.run.missing import missing, sources
 from nothing_tune.run.resume import change, fingerprint, grown, refuse_changes, write_recipe
-
-PACKAGES = ("torch", "transformers", "trl", "peft", "bitsandbytes", "datasets", "accelerate", "tokenizers", "numpy")
-"""Packages whose versions are kept in lock.json."""
 
 
 def prepare(
@@ -106,7 +101,7 @@ def lock(recipe: Recipe, plan: Plan) -> dict[str, Any]:
         "tune": __version__,
         "python": sys.version.split()[0],
         "layers": [layer.name for layer in recipe.layers],
-        "packages": _versions(),
+        "packages": checkpoint.versions(),
         "data": {s: mark for s in named if (mark := fingerprint(s))},
     }
 
@@ -120,11 +115,3 @@ def compose(model: str, data: str, method: str = "qlora") -> tuple[str, list[str
         f"model.name_or_path={json.dumps(model)}",
         f"data.train={json.dumps(data)}",
     ]
-
-
-def _versions() -> dict[str, str]:
-    out = {}
-    for package in PACKAGES:
-        with contextlib.suppress(metadata.PackageNotFoundError):
-            out[package] = metadata.version(package)
-    return out
