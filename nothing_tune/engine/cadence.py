@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 SCHEDULER_END = "SLURM_JOB_END_TIME"
 """Environment variable in which Slurm tells when the job will be ended, in Unix seconds."""
+FEW_STEPS = 2
+"""An attempt that got no further before its deadline says so."""
 STEPS_KEPT = 200
 """Durations of steps that are remembered."""
 
@@ -68,6 +70,12 @@ class Cadence(TrainerCallback):
         if (number or late) and state.global_step < state.max_steps:
             self.served, self.reason = True, "signal" if number else "deadline"
             self.requested = number or signal.SIGTERM
+            if self.reason == "deadline" and len(self.durations) <= FEW_STEPS:
+                self.journal.warn(
+                    f"the deadline left time for {len(self.durations)} {'step' if len(self.durations) == 1 else 'steps'} "
+                    f"after {time.time() - self.journal.get('started', time.time()):.0f} s of starting",
+                    "a later deadline gets further between two starts",
+                )
             control.should_training_stop = True
             if not epoch_ends(state):
                 control.should_save = True

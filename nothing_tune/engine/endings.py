@@ -67,7 +67,7 @@ def died(code: int, attempt: int, signals: Sequence[int], run: Run) -> dict[str,
         what = "the disk refused to write how the run ended"
     else:
         what = f"the worker ended with code {code} and left no result"
-    hint = f"tune resume {run.id} continues at the newest complete checkpoint; {run.path / 'engine.log'} has the end of the story"
+    hint = f"{goes_on(run)}; {run.path / 'engine.log'} has the end of the story"
     if code == -signal.SIGKILL and len(signals) < 2:
         hint = f"this is often the system running out of memory; {hint}"
     if code == StorageError.exit_code:
@@ -82,7 +82,7 @@ def failed(error: TuneError, attempt: int, run: Run) -> dict[str, Any]:
 
 def stopped(number: int, attempt: int, run: Run) -> dict[str, Any]:
     """The result of a run that the signal `number` ended where nothing new could be saved."""
-    hint = f"tune resume {run.id} continues at the newest complete checkpoint"
+    hint = goes_on(run)
     if number == signal.SIGINT:
         problem = Problem("stopped by the user, before it could save", hint=hint)
         return _result("stopped", Stopped.exit_code, problem, attempt, run)
@@ -94,7 +94,7 @@ def host_memory(result: dict[str, Any], run: Run) -> dict[str, Any]:
     """`result` of a worker that was killed while the system ran out of memory."""
     hint = (
         "this is the memory of the machine, not of the GPU: give it more, close other programs, or lower "
-        f"training.dataloader_num_workers; tune resume {run.id} continues at the newest complete checkpoint"
+        f"training.dataloader_num_workers; {goes_on(run)}"
     )
     what = "the system ran out of memory and killed the worker"
     return {**_reworded(result, what, hint), "exit_code": OutOfMemory.exit_code}
@@ -125,6 +125,16 @@ def port_taken(result: dict[str, Any]) -> bool:
     """Whether a rank failed because another program listens on the port that was free when it was chosen."""
     text = f"{what_of(result)} {(result.get('error') or {}).get('traceback', '')}".lower()
     return "eaddrinuse" in text or "address already in use" in text
+
+
+def goes_on(run: Run) -> str:
+    """Where the run would go on, as the end of a hint."""
+    step = committed(run)
+    return (
+        f"tune resume {run.id} continues at step {step}"
+        if step
+        else f"tune resume {run.id} starts again: there is no checkpoint yet"
+    )
 
 
 def committed(run: Run) -> int:

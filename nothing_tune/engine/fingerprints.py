@@ -139,13 +139,15 @@ def compare(manifest: dict[str, Any], plan: Plan, now: dict[str, Any], run: str,
         )
     for key, what in _WHAT.items():
         if key in before and before[key] != now.get(key):
-            rows = (
-                f" ({before['rows']} then, {now['rows']} now)"
-                if key == "data" and before["rows"] != now["rows"]
-                else ""
+            rows = [f"{side.get('rows')} rows " if key == "data" else "" for side in (before, now)]
+            marks = [str(side.get(key))[:8] for side in (before, now)]
+            problems.append(
+                Problem(
+                    f"{what} that the run was started with: {rows[0]}{marks[0]} then, {rows[1]}{marks[1]} now",
+                    hint=f"put back what was there then, or start from its weights with what is there now: "
+                    f"tune runs fork {run} --restart",
+                )
             )
-            hint = f"put back what was there then, or begin a child run with what is there now: tune runs fork {run}"
-            problems.append(Problem(f"{what} that the run was started with{rows}", hint=hint))
     problems += _versions(manifest.get("versions") or {}, journal)
     if problems:
         raise ResumeRefused(*problems)

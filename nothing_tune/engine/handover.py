@@ -41,6 +41,7 @@ class Handover:
 
 def hand_over(run: Run, plan: Plan, trainer: Any, tokenizer: Any) -> tuple[Handover, dict[str, Any] | None]:
     """Fills `adapter/` and returns what is in it, and the history entry of the best checkpoint (None unless best is asked for)."""
+    _tell_of_the_base(trainer)
     best = trainer.best() if trainer.hand_over_best else None
     chosen: Path | None = None
     step, epoch = trainer.state.global_step, trainer.state.epoch
@@ -78,6 +79,19 @@ def hand_over(run: Run, plan: Plan, trainer: Any, tokenizer: Any) -> tuple[Hando
     fsync_dir(run.path)
     shutil.rmtree(old, ignore_errors=True)
     return Handover(step, epoch, total, notes), best
+
+
+def _tell_of_the_base(trainer: Any) -> None:
+    """Warns when the base model was better, where it was evaluated before the first step, than every checkpoint."""
+    metric, best = trainer.metric, trainer.best()
+    before = next((row[metric] for row in trainer.state.log_history if metric in row and row.get("step") == 0), None)
+    if best is None or before is None:
+        return
+    if before >= best[metric] if trainer.greater else before <= best[metric]:
+        trainer.journal.warn(
+            f"no checkpoint is better than the base model: {metric} {best[metric]:.4g} at best, {before:.4g} before the training",
+            "a lower training.learning_rate or other data may help",
+        )
 
 
 def digest(folder: Path) -> str:

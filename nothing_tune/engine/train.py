@@ -55,7 +55,7 @@ class Trainer(SFTTrainer):
 
     def best(self) -> dict[str, Any] | None:
         """The history entry (`step`, `epoch`, metric) with the best metric of this run so far; None without evaluations."""
-        own = [row for row in self.state.log_history if row.get("step", 0) >= self.first_step]
+        own = [row for row in self.state.log_history if row.get("step", 0) >= max(1, self.first_step)]
         return best_entry(own, self.metric, self.greater)
 
     def trained_s(self) -> float:

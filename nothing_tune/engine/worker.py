@@ -124,7 +124,7 @@ def main(path: Path) -> int:
         from nothing_tune.engine.failures import report
 
         code, error = report(caught)
-        state = {75: "preempted", 130: "stopped"}.get(code, "failed")
+        state = {75: "preempted", 130: "stopped", 65: "stopped"}.get(code, "failed")  # a refused run is as it was
     interrupts.ignore()
     result = {
         "state": state,

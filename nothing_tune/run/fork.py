@@ -26,9 +26,9 @@ from nothing_tune.plan import Plan, drift, make_plan
 from nothing_tune.recipe import library, load_recipe
 from nothing_tune.recipe.model import leaves, lookup
 from nothing_tune.run import pins
-from nothing_tune.run.missing import missing
+from nothing_tune.run.missing import missing, sources
 from nothing_tune.run.prepare import lock
-from nothing_tune.run.resume import differences, write_recipe
+from nothing_tune.run.resume import differences, fingerprint, write_recipe
 
 CONTINUES = (
     "monitor.", "checkpoint.", "tracking.", "export.", "launch.", "model.attn_implementation", "model.use_kernels",
@@ -120,8 +120,7 @@ def fork(
         raise ResumeRefused(*refused)
     step = pins.complete(parent, chosen(parent, start))
     source = parent.checkpoints / f"checkpoint-{step}"
-    _refuse_strange_names(source)
-    because = tuple(c.key for c in found if starts_anew(c))
+    because = (*(c.key for c in found if starts_anew(c)), *_other_rows(parent, plan))
     mode = "restart" if restart or because else "continue"
     if mode == "continue":
         _refuse_nothing_left(parent, source, plan)
@@ -227,11 +226,11 @@ def _refuse_nothing_left(parent: Run, source: Path, plan: Plan) -> None:
     raise UsageError(Problem(f"nothing is left to train: {what}", key if before else "", hint=hint))
 
 
-def _refuse_strange_names(source: Path) -> None:
-    """`StorageError` where a manifest names files outside of its folder: they would be written outside of the child's."""
-    for file in checkpoint.read(source)["files"]:
-        if Path(file).is_absolute() or ".." in Path(file).parts:
-            raise StorageError(f"{source.name} cannot be taken over: it names {file!r}, which lies outside of it")
+def _other_rows(parent: Run, plan: Plan) -> list[str]:
+    """What of the data lies where it lay, but is not what the parent was started with: `the rows of FILE`."""
+    known = (read_json(parent.path / "lock.json") or {}).get("data") or {}
+    named = [s for key in drift.BY_CONTENT for s in sources(plan.data.get(key.removeprefix("data.")))]
+    return [f"the rows of {library.shown(Path(s))}" for s in named if s in known and known[s] != fingerprint(s)]
 
 
 def _take_weights(source: Path, run: Run, settings: dict[str, Any], forked: dict[str, Any]) -> None:

@@ -84,6 +84,8 @@ def test_a_deadline_stops_in_time_and_the_run_goes_on_exactly(
         first = train(run)
     assert (first["state"], first["exit_code"], first["step"]) == ("preempted", 75, 1)
     assert first["error"]["problems"][0]["what"] == "stopped at step 1, in time before the deadline"
+    [told] = [e["what"] for e in events(run, "warning") if "deadline" in e["what"]]
+    assert told.startswith("the deadline left time for 1 step after ")
     monkeypatch.setenv("TUNE_STARTED", str(time.time()))
     assert train(run)["digest"] == expected["digest"]
     assert losses(run) == losses(whole)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -67,8 +68,13 @@ def test_other_rows_are_refused(
     lines = mine.read_text().splitlines()
     mine.write_text("\n".join(lines[:-4]) + "\n")
     what = refused(run)
-    assert what[0] == "the training rows are not those that the run was started with (32 then, 28 now)"
-    assert what[1:] in ([], ["the evaluation rows are not those that the run was started with"])
+    marks = r"[0-9a-f]{8} then, (\d+ rows )?[0-9a-f]{8} now"
+    assert re.fullmatch(f"the training rows are not those that the run was started with: 32 rows {marks}", what[0])
+    assert all(
+        re.fullmatch(f"the evaluation rows are not those that the run was started with: {marks}", w) for w in what[1:]
+    )
+    assert "28 rows" in what[0]
+    assert run.state() == "stopped"
     mine.write_text("\n\n".join(lines) + "\n\n")  # the same rows in another file
     assert train(run)["state"] == "done"
 
@@ -81,11 +87,11 @@ def test_another_template_tokenizer_or_base_is_refused(
     template = base / "chat_template.jinja"
     before = template.read_text()
     template.write_text(before.replace("<|im_start|>", "<|im_start|> "))
-    assert "the chat template is not the one that the run was started with" in refused(run)
+    assert any(w.startswith("the chat template is not the one that the run was started with: ") for w in refused(run))
     template.write_text(before)
     core = json.loads((base / "tokenizer.json").read_text())
     (base / "tokenizer.json").write_text(json.dumps({**core, "normalizer": {"type": "Lowercase"}}))
-    assert "the tokenizer is not the one that the run was started with" in refused(run)
+    assert any(w.startswith("the tokenizer is not the one that the run was started with: ") for w in refused(run))
     (base / "tokenizer.json").write_text(json.dumps(core))
 
     import torch
@@ -94,7 +100,7 @@ def test_another_template_tokenizer_or_base_is_refused(
     weights = load_file(base / "model.safetensors")
     other = {k: (v + 1e-3 if "down_proj" in k else v) for k, v in weights.items()}
     save_file(other, base / "model.safetensors", metadata={"format": "pt"})
-    assert refused(run) == ["the base model is not the one that the run was started with"]
+    assert [w.split(":")[0] for w in refused(run)] == ["the base model is not the one that the run was started with"]
     assert torch.is_tensor(next(iter(other.values())))
 
 

@@ -175,3 +175,15 @@ def test_a_base_without_a_template_learns_chatml(
         rows = model.get_input_embeddings().weight[ids].float()
     assert not torch.allclose(rows[0], before.float(), atol=1e-3), "the new rows were not trained"
     assert not torch.allclose(rows[0], rows[1])
+
+
+def test_a_base_that_no_checkpoint_beats_is_told(make_run: MakeRun) -> None:
+    run = make_run(
+        **{"checkpoint.best": True, "training.learning_rate": 1.0, "training.eval_on_start": True, "peft": None}
+    )
+    result = train(run)
+    assert result["state"] == "done"
+    assert result["metrics"]["best_step"] > 0
+    [told] = [e["what"] for e in events(run, "warning") if "base model" in e["what"]]
+    assert told.startswith("no checkpoint is better than the base model: eval_loss ")
+    assert not [e for e in events(run, "warning") if "handed over" in e["what"]]

@@ -12,6 +12,7 @@ from nothing_tune import run as runs
 from nothing_tune.artifacts import Run, checkpoint, read_json, write_json
 from nothing_tune.errors import ResumeRefused, StorageError, UsageError
 from nothing_tune.plan import drift
+from nothing_tune.recipe import library
 from nothing_tune.recipe.library import library_root
 from nothing_tune.run.fork import refusals
 from tests.run.support import event, flip, prepared, save
@@ -233,15 +234,13 @@ def test_nothing_is_left_of_a_child_that_cannot_be_made(parent: Run, monkeypatch
 
 @pytest.mark.parametrize("file", ["../checkpoint-10/optimizer.pt", "/etc/hostname"])
 @pytest.mark.parametrize("restart", [False, True])
-def test_a_manifest_that_names_files_elsewhere(
-    parent: Run, monkeypatch: pytest.MonkeyPatch, file: str, restart: bool
-) -> None:
-    genuine = checkpoint.read(parent.checkpoints / "checkpoint-20")
-    forged = {**genuine, "files": {**genuine["files"], file: {"size": 0, "sha256": ""}}}
-    monkeypatch.setattr(checkpoint, "read", lambda folder: forged)
-    monkeypatch.setattr(checkpoint, "fault", lambda folder: None)
-    with pytest.raises(StorageError, match="which lies outside of it"):
-        fork(parent, restart=restart)
+def test_a_manifest_that_names_files_elsewhere(parent: Run, file: str, restart: bool) -> None:
+    folder = parent.checkpoints / "checkpoint-20"
+    forged = {k: v for k, v in checkpoint.read(folder).items() if k != "sha256"}
+    forged["files"] = {**forged["files"], file: {"size": 0, "sha256": ""}}
+    write_json(folder / checkpoint.COMMIT, {**forged, "sha256": checkpoint._digest(forged)})
+    with pytest.raises((StorageError, UsageError), match="names files outside its folder"):
+        fork(parent, start=20, restart=restart)
     assert not (parent.path.parent / "child").exists()
 
 
@@ -285,3 +284,11 @@ def test_a_run_of_version_0_1_0(folder: Path, restart: bool) -> None:
     assert set(made.changed) == {"training.learning_rate"}
     assert runs.verify(made.run).ok
     assert checkpoint.fault(made.run.path / ("initial" if restart else "checkpoints/checkpoint-13")) is None
+
+
+def test_rows_that_are_not_the_parents_start_anew(parent: Run) -> None:
+    rows = Path(parent.plan()["data"]["train"])
+    rows.write_text(rows.read_text(encoding="utf-8") + rows.read_text(encoding="utf-8"), encoding="utf-8")
+    made = fork(parent)
+    assert (made.mode, made.because) == ("restart", (f"the rows of {library.shown(rows)}",))
+    assert (made.run.path / "initial" / checkpoint.COMMIT).is_file()
