@@ -11,6 +11,8 @@ BIN := $(VENV)/bin
 # The environment is made anew when pyproject.toml or constraints.txt change in content, not in age.
 STAMP := $(VENV)/.installed-$(shell cat pyproject.toml constraints.txt | cksum | cut -d ' ' -f 1)
 PYTEST := $(BIN)/python -m pytest
+# Two processes of one thread each: two trainings with two threads each would wait for each other most of the time.
+PARALLEL := OMP_NUM_THREADS=1 $(PYTEST) -q -n 2 --dist loadfile
 
 .DEFAULT_GOAL := help
 .PHONY: help quickstart test test-light test-engine test-full lint format types check docs docs-check bench bench-cli \
@@ -35,11 +37,11 @@ test-light: $(STAMP) ## tests that never import torch (seconds)
 
 test-engine: $(STAMP) ## tests that train the small model (minutes)
 	@echo "Engine tests: real training of the small model on the CPU. Some minutes."
-	@$(PYTEST) -q -m "engine and not slow and not gpu" $(ARGS)
+	@$(PARALLEL) -m "engine and not slow and not gpu" $(ARGS)
 
 test-full: $(STAMP) ## what `make test` leaves out: slow tests, the wheel, GPU tests where there is a GPU
 	@echo "Slow tests: whole recipes against plain TRL, the quickstart, the wheel. Up to half an hour on two cores."
-	@$(PYTEST) -q -m "slow or gpu" $(ARGS)
+	@$(PARALLEL) -m "slow or gpu" $(ARGS)
 
 lint: $(STAMP) ## ruff: rules and format
 	@$(BIN)/ruff check .

@@ -18,7 +18,9 @@ from typing import Any, BinaryIO
 from nothing_tune.artifacts.files import read_json
 from nothing_tune.errors import StorageError, UsageError
 
-RUN_ID = re.compile(r"^[a-z0-9][a-z0-9.-]{3,127}\Z")
+RUN_ID = re.compile(r"^[a-z0-9][a-z0-9._-]{1,127}\Z")
+TRASH = ".trash"
+"""Folder beside the runs for those that were removed, as `<run-id>.<unix seconds>`."""
 FINAL_STATES = frozenset({"done", "failed", "stopped", "preempted"})
 HEARTBEAT_S = 5.0
 """A live run renews the heartbeat in status.json at least this often, in seconds."""
@@ -61,18 +63,40 @@ class Run:
         return found if isinstance(found, dict) else None
 
     def state(self, now: float | None = None) -> str:
-        """The state; `lost` when it claims to be alive but its heartbeat (Unix seconds) is older than `LOST_AFTER_S`."""
-        try:
-            status = self.status()
-        except UsageError:  # damaged: the result tells, if there is one; the next attempt writes both anew
-            status = {}
-            with contextlib.suppress(UsageError):
-                status = {"state": (self.result() or {}).get("state", "starting")}
+        """The state; `lost` when it claims to be alive but is not.
+
+        That is when its heartbeat (Unix seconds) is older than `LOST_AFTER_S`, or when its processes ran on this host and are
+        gone.
+        """
+        status = self._telling_status()
         state = str(status.get("state", "starting"))
+        if state in FINAL_STATES:
+            return state
         beat = status.get("heartbeat") or status.get("created") or 0.0
-        if state not in FINAL_STATES and (now or time.time()) - float(beat) > LOST_AFTER_S:
+        if (now or time.time()) - float(beat) > LOST_AFTER_S:
             return "lost"
+        if self._is_left(status):
+            state = str(self._telling_status().get("state", "starting"))  # it may have ended between the two looks
+            return state if state in FINAL_STATES else "lost"
         return state
+
+    def _telling_status(self) -> dict[str, Any]:
+        """status.json; where that is damaged the state from the result, if there is one: the next attempt writes both anew."""
+        try:
+            return self.status()
+        except UsageError:
+            with contextlib.suppress(UsageError):
+                return {"state": (self.result() or {}).get("state", "starting")}
+        return {}
+
+    def _is_left(self, status: dict[str, Any]) -> bool:
+        """Whether supervisor and worker ran on this host and are both gone; False where that cannot be judged."""
+        from nothing_tune.artifacts import attempts
+
+        if not (is_gone(status.get("pid")) and is_gone(status.get("worker"))):
+            return False
+        lease = attempts.salvage(self.path / attempts.FOLDER / f"{status.get('attempt', 0):04}.json")[0] or {}
+        return lease.get("host") == status.get("host") and attempts.is_here(lease)
 
     def events(self, offset: int = 0) -> Iterator[tuple[dict[str, Any], int]]:
         """Events from byte `offset` on, each with the offset behind it; stops before a torn last line."""
@@ -102,6 +126,19 @@ class Run:
         return None
 
 
+def is_gone(pid: Any) -> bool:
+    """Whether no process with the id `pid` exists here; False for what cannot be judged."""
+    if not isinstance(pid, int) or pid <= 0:
+        return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    except (OSError, OverflowError):
+        pass
+    return False
+
+
 def runs_root(option: str | Path | None = None) -> Path:
     """The folder of all runs: `option`, else `$TUNE_RUNS_DIR`, else `./runs`."""
     return Path(option or os.environ.get("TUNE_RUNS_DIR") or "runs").absolute()
@@ -114,16 +151,20 @@ def new_run_id(recipe: str, gpu: str, now: datetime | None = None) -> str:
     return f"{stamp}-{words}-{secrets.token_hex(2)}"
 
 
-def create_run(root: Path, run_id: str) -> Run:
-    """Makes the empty directory of a new run. `StorageError` where `root` cannot be written, `UsageError` for a taken or bad id."""
+def check_name(run_id: str, root: Path | None = None) -> None:
+    """`UsageError` for what cannot be a run's name, and, where `root` is given, for the name of a run there."""
     if not RUN_ID.match(run_id):
-        raise UsageError(
-            f"{run_id!r} cannot be a run's name", hint="use 4 to 128 lower-case letters, digits, dots and dashes"
-        )
-    path = root / run_id
-    if path.exists():
+        rule = "use 2 to 128 lower-case letters, digits, dots, dashes, underscores; a letter or digit first"
+        raise UsageError(f"{run_id!r} cannot be a run's name", hint=rule)
+    if root is not None and (root / run_id).exists():
         hint = "add --continue to continue it, or choose another --name"
         raise UsageError(f"a run named {run_id} exists in {root}", hint=hint)
+
+
+def create_run(root: Path, run_id: str) -> Run:
+    """Makes the empty directory of a new run. `StorageError` where `root` cannot be written, `UsageError` for a taken or bad id."""
+    check_name(run_id, root)
+    path = root / run_id
     try:
         path.mkdir(parents=True)
     except OSError as error:
@@ -147,12 +188,24 @@ def find_run(name: str, root: Path) -> Run:
         return Run(root / hits[0])
     if len(hits) > 1:
         raise UsageError(f"{name!r} names {len(hits)} runs: {', '.join(hits[:5])}", hint="give more of the id")
+    if _is_in_trash(name, root):
+        where = "" if root == runs_root() else f" --runs-dir {root}"
+        hint = f"it is in the trash: tune runs rm --restore {name}{where} brings it back"
+        raise UsageError(f"no run {name!r} in {root}", hint=hint)
     if not ids:
         raise UsageError(
             f"there is no run in {root}", hint="tune train RECIPE makes one; --runs-dir names another folder"
         )
     near = get_close_matches(name, ids, n=3, cutoff=0.3) or ids[-3:]
     raise UsageError(f"no run {name!r} in {root}", hint=f"nearest: {', '.join(near)}")
+
+
+def _is_in_trash(name: str, root: Path) -> bool:
+    """Whether a run called `name` was removed and lies in the trash of `root`."""
+    if RUN_ID.match(name):
+        with contextlib.suppress(OSError):
+            return any(re.fullmatch(r"\d+", n.removeprefix(f"{name}.")) for n in os.listdir(root / TRASH))
+    return False
 
 
 def find_own(name: str, root: Path) -> Run:

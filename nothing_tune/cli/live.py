@@ -20,6 +20,7 @@ from typing import Any
 from nothing_tune.artifacts import Run
 from nothing_tune.cli import console
 from nothing_tune.cli.view import (
+    REFUSED,
     TRAINING,
     View,
     bar,
@@ -41,6 +42,8 @@ SILENT_S = 5.0
 """Seconds without an engine process and without a result after which the engine counts as dead."""
 RELEASE_S = 15.0
 """Longest wait, in seconds, for an engine that has written its result to end."""
+TELL_S = 10.0
+"""Longest time, in seconds, for which the view does not leave while an engine that is to stop has not taken the run yet."""
 LOG_LINES = 12
 """Lines of engine.log that are shown after an unexpected failure."""
 LOST = 5
@@ -151,7 +154,7 @@ def _loop(
 ) -> int | None:
     """Reads and draws until there is a result (None) or the view ends before the run does (its exit code)."""
     began = seen_alive = phase_began = time.monotonic()
-    handled, told = 0, True
+    handled, told, leaves_at = 0, True, float("inf")
     shown_phase = ""
     patience = 0.0 if process is None and run.state() == "lost" else SILENT_S
     screen = _Screen()
@@ -177,19 +180,23 @@ def _loop(
             if ended:
                 return None
             if len(presses) > handled:
-                handled = len(presses)
                 if interrupt is None:
                     _leave(screen, run, quiet, "the run goes on")
                     return 0
+                if not handled:
+                    told = False
+                    if not quiet:
+                        how = screen.paint.dim("  Ctrl-C again leaves at once")
+                        screen.line(screen.paint.warn("stopping at the end of this step, saving…") + how)
+                handled = len(presses)
                 if handled > 1:
-                    _leave(screen, run, quiet, "left; the run may still be stopping")
-                    return 130
-                told = False
-                if not quiet:
-                    how = screen.paint.dim("  Ctrl-C again leaves at once")
-                    screen.line(screen.paint.warn("stopping at the end of this step, saving…") + how)
+                    leaves_at = min(leaves_at, now + TELL_S)
             if not told and interrupt is not None:
                 told = interrupt() is not False  # an engine that has not taken the run yet is told at the next look
+            if handled > 1 and (told or now >= leaves_at):
+                where = "may still be stopping" if told else "could not be told to stop"
+                _leave(screen, run, quiet, f"left; the run {where}")
+                return 130
             if _engine_is_there(run, process, alive):
                 seen_alive = now
             elif now - seen_alive >= patience and now - began >= patience:
@@ -225,7 +232,7 @@ def _say(screen: _Screen, view: View, event: dict[str, Any]) -> None:
     for kind, what, hint in view.take_notes():
         head = screen.paint.warn("warning:") + " " if kind == "warning" else ""
         text = f"{head}{console.printable(what)}"
-        screen.line(text + (screen.paint.dim(f"  {console.printable(hint)}") if hint else ""))
+        screen.line(text + (screen.paint.dim(f"; {console.printable(hint)}") if hint else ""))
     if screen.live:
         return
     if event.get("type") == "log" and (event.get("metrics") or {}).get("loss") is not None:
@@ -261,14 +268,14 @@ def finish(run: Run, view: View, result: dict[str, Any]) -> None:
     path = shown(run.path)
     sys.stdout.flush()
     error = result.get("error")
-    if error and state == "failed":
+    if error and (state == "failed" or result.get("exit_code") == REFUSED):
         console.out("")
         sys.stdout.flush()
         problems = [from_json(p) for p in error.get("problems") or []]
         console.show_problems(problems)
         if error.get("traceback") or not problems:
             _tail(run)
-    lines = closing(called(run), path, state, result, view, console.ink())
+    lines = closing(called(run), path, state, result, view, console.ink(), saved=has_checkpoint(run))
     columns = console.width()
     if columns is None or max(map(console.visible, lines)) + 4 > columns:
         console.out("", *lines)
@@ -282,6 +289,11 @@ def finish(run: Run, view: View, result: dict[str, Any]) -> None:
     Console(file=sys.stdout, highlight=False, markup=False).print(
         Panel(body, box=ROUNDED, border_style="dim", expand=False, padding=(0, 1))
     )
+
+
+def has_checkpoint(run: Run) -> bool:
+    """Whether the run has a checkpoint that was completed."""
+    return next(run.checkpoints.glob("checkpoint-*/COMMIT.json"), None) is not None
 
 
 def from_json(data: dict[str, Any]) -> Problem:
@@ -305,7 +317,7 @@ def _engine_is_there(run: Run, process: Popen[bytes] | None, alive: Callable[[],
 
 
 def _dead(run: Run, view: View) -> None:
-    goes_on = "continues at the newest checkpoint" if view.step else "starts it again: it has no checkpoint"
+    goes_on = "continues at the newest checkpoint" if has_checkpoint(run) else "starts it again: it has no checkpoint"
     what = f"the engine of run {run.id} ended without a word, at step {view.step}"
     console.show_problems([Problem(what, hint=f"tune resume {called(run)} {goes_on}")])
     _tail(run)

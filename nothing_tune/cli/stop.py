@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from typing import Annotated
 
 import typer
@@ -37,7 +38,8 @@ def command(
                 f"run {run.id} is not running: it is {before}", hint=f"tune runs show {called(run)} tells more"
             )
         host = run.status().get("host")
-        hint = f"it was started on {host}: stop it there" if host else f"tune resume {called(run)} continues it"
+        elsewhere = host and host != socket.gethostname()
+        hint = f"it was started on {host}: stop it there" if elsewhere else f"tune resume {called(run)} continues it"
         raise UsageError(f"run {run.id} is held by no engine on this machine", hint=hint)
     if not json:
         console.note(f"stopping {run.id} at the end of its step…")

@@ -53,7 +53,13 @@ def command(
         int | None, typer.Option("--max-steps", metavar="N", min=1, help="Stop after N steps: training.max_steps=N.")
     ] = None,
     name: Annotated[
-        str | None, typer.Option("--name", metavar="RUN_ID", help="The run's id [default: date, recipe, GPU].")
+        str | None,
+        typer.Option(
+            "--name",
+            metavar="RUN_ID",
+            help="The run's id, 2 to 128 lower-case letters, digits, dots, dashes, underscores "
+            "[default: date, recipe, GPU].",
+        ),
     ] = None,
     deadline: options.Deadline = None,
     runs_dir: options.RunsDir = None,
@@ -69,11 +75,14 @@ def command(
     ] = False,
 ) -> None:
     """Resolves the recipe, makes the run, starts the engine and follows it."""
+    from nothing_tune.artifacts import check_name, runs_root
     from nothing_tune.plan import make_plan
     from nothing_tune.run import untracked
 
     if continue_ and not name:
         raise UsageError("--continue needs --name", hint="tune resume latest continues the newest run")
+    if dry_run and name:
+        check_name(name, None if continue_ else runs_root(runs_dir))
     recipe_name, overrides = options.split_words(words)
     if max_samples is not None:
         overrides.append(f"data.max_samples={max_samples}")
@@ -102,7 +111,6 @@ def command(
         return
 
     from nothing_tune import run as runs
-    from nothing_tune.artifacts import runs_root
 
     run = runs.prepare(
         recipe, plan, root=runs_root(runs_dir), name=name, continue_=continue_, say=quiet if json else console.note

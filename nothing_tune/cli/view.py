@@ -31,6 +31,9 @@ TRAINING = frozenset({"running", "train"})
 
 FAULTS = frozenset({"torn", "adjust", "spike", "non_finite", "hang"})
 """Events about something that went wrong and was dealt with."""
+REFUSED = 65
+"""Exit code of a run that was not continued because what it was started with has changed."""
+_PREEMPTED = "ended from outside (SIGTERM)"
 _NOTES = ("the run goes on to step ",)
 """How warnings begin that are none."""
 _FAULT_WORDS = re.compile(
@@ -335,26 +338,41 @@ def standing(view: View) -> str:
 
 
 def closing(
-    name: str, path: str, state: str, result: dict[str, Any], view: View, paint: Ink, *, more: bool = True
+    name: str,
+    path: str,
+    state: str,
+    result: dict[str, Any],
+    view: View,
+    paint: Ink,
+    *,
+    more: bool = True,
+    saved: bool = True,
 ) -> list[str]:
     """The last lines of a run: how it ended, its losses, what it hands over, and what to do next.
 
     Args:
         name: What names the run in a command: its id, or its path where it lies in another folder than usual.
         more: Name `tune runs show`, too.
+        saved: The run has a complete checkpoint.
     """
     metrics = result.get("metrics") or {}
     step = result.get("step", view.step)
-    took = result.get("duration_s")
+    step = step if state == "done" else max(step or 0, view.step)  # what was killed tells of its last checkpoint
+    refused = result.get("exit_code") == REFUSED
     tint = {"done": paint.ok, "failed": paint.error, "lost": paint.error}.get(state, paint.warn)
     on = state in ("stopped", "preempted")
-    if on:
+    if refused:
+        head = f"{tint(state)}: it was not continued and is as it was, at step {step}"
+    elif on:
         where = f"at step {step}" if step else "before the first step"
         head = f"{tint(state)} {where}; continue with: {paint.key(f'tune resume {name}')}"
     else:
         head = f"{tint(state)}  {step or 0} step{'' if step == 1 else 's'}"
-        head += f" in {console.clock(took)}" if isinstance(took, int | float) else ""
+        head += _took(result)
     facts: dict[str, str] = {}
+    why = str(((result.get("error") or {}).get("problems") or [{}])[0].get("what") or _PREEMPTED)
+    if state == "preempted" and why != _PREEMPTED:
+        facts["why"] = console.printable(why)
     first, last = metrics.get("first_loss", view.first_loss), metrics.get("last_loss", view.loss)
     if last is not None:
         facts["loss"] = _fell(first, last)
@@ -372,14 +390,25 @@ def closing(
         facts["result"] = f"{path}/{adapter}{of_best}"
     else:
         facts["run"] = path
+    if result.get("digest"):
+        facts["digest"] = str(result["digest"])[:12]
     commands = [f"tune chat {name}"] if state == "done" else []
-    commands += [f"tune resume {name}"] if state in ("lost", "failed") and step else []
+    goes_on = step if state == "lost" else saved and state == "failed" and not refused
+    commands += [f"tune resume {name}"] if goes_on else []
     commands += [f"tune runs show {name}"] if more else []
     if not commands:
         return [head, *header(facts, paint)]
     lines = [head, *header({**facts, "next": paint.key(commands[0])}, paint)]
     left = max(len(name) for name in [*facts, "next"])
     return [*lines, *(f"  {' ' * left}  {paint.key(c)}" for c in commands[1:])]
+
+
+def _took(result: dict[str, Any]) -> str:
+    """` in 0:00:15`, or ` in 0:01:05, 3 attempts` with the time that all attempts together trained."""
+    attempt = result.get("attempt") or 1
+    seconds = result.get("duration_s") if attempt == 1 else (result.get("metrics") or {}).get("trained_s")
+    took = f" in {console.clock(seconds)}" if isinstance(seconds, int | float) else ""
+    return took if attempt == 1 else f"{took}, {attempt} attempts"
 
 
 def _fell(first: float | None, last: float | None) -> str:

@@ -11,6 +11,7 @@ import time
 from typing import Any
 
 from nothing_tune.artifacts import Run, attempts
+from nothing_tune.artifacts.runs import is_gone
 from nothing_tune.errors import StorageError, UsageError
 from nothing_tune.launchers import local
 
@@ -76,8 +77,8 @@ def stop(run: Run, grace_s: float = 60.0) -> str:
 def holder(run: Run) -> dict[str, Any] | None:
     """Who holds `run`: `{pid, host, since}`, empty where that cannot be read; None when nobody does.
 
-    Asks the lock first; where that is free or there is none, the lease of an engine on another host counts while its
-    heartbeat is fresh.
+    `pid` is the supervisor's, or the worker's where that still saves while its supervisor is gone. Asks the lock first; where
+    that is free or there is none, the lease of an engine on another host counts while its heartbeat is fresh.
     """
     path = run.path / "run.lock"
     free = False
@@ -87,13 +88,22 @@ def holder(run: Run) -> dict[str, Any] | None:
                 fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
                 free = True
             except BlockingIOError:
-                return attempts.salvage(path)[0] or {}
+                return _still_there(run, attempts.salvage(path)[0] or {})
     except OSError:
         pass  # no lock file, or no locks on this file system
     lease = attempts.leased(run)
     if lease is None or (free and attempts.is_here(lease)):
         return None
     return lease
+
+
+def _still_there(run: Run, held: dict[str, Any]) -> dict[str, Any]:
+    """`held`, with the worker's pid in the place of that of a supervisor that is gone."""
+    if attempts.is_here(held) and is_gone(held.get("pid")):
+        worker = (attempts.salvage(run.path / "status.json")[0] or {}).get("worker")
+        if isinstance(worker, int) and not is_gone(worker):
+            return {**held, "pid": worker}
+    return held
 
 
 def alive(run: Run) -> bool:

@@ -21,10 +21,11 @@ from pathlib import Path
 from typing import Any
 
 from nothing_tune.artifacts import FINAL_STATES, RUN_ID, Run, attempts, checkpoint, fsync_dir
+from nothing_tune.artifacts.runs import TRASH
 from nothing_tune.errors import StorageError, UsageError
 from nothing_tune.run.control import holder
 
-FOLDER = ".trash"
+FOLDER = TRASH
 _ENTRY = re.compile(r"^(?P<run>.+)\.(?P<at>\d{1,12})$")
 
 

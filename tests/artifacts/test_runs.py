@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 import time
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,7 +13,17 @@ from pathlib import Path
 import pytest
 
 from nothing_tune import artifacts
-from nothing_tune.artifacts import Run, append_event, create_run, find_run, new_run_id, read_json, run_ids, write_json
+from nothing_tune.artifacts import (
+    Run,
+    append_event,
+    attempts,
+    create_run,
+    find_run,
+    new_run_id,
+    read_json,
+    run_ids,
+    write_json,
+)
 from nothing_tune.errors import StorageError, UsageError
 
 IDS = ["20261101-120000-marco-t4-aaaa", "20261102-120000-marco-l4-bbbb", "20261102-130000-quickstart-cpu-cccc"]
@@ -56,11 +68,41 @@ def test_no_run_at_all(tmp_path: Path) -> None:
     assert run_ids(tmp_path / "none") == []
 
 
-@pytest.mark.parametrize("bad", ["../outside", "a/b", "UPPER-case", ".hidden", "abc", "x" * 200, "sp ace-run"])
+@pytest.mark.parametrize(
+    "bad", ["../outside", "a/b", "UPPER-case", ".hidden", "..", "-dash", "a", "x" * 129, "sp ace-run"]
+)
 def test_ids_cannot_leave_the_root(tmp_path: Path, bad: str) -> None:
-    with pytest.raises(UsageError, match="cannot be a run's name"):
+    with pytest.raises(UsageError) as caught:
         create_run(tmp_path, bad)
+    assert caught.value.problems[0].lines() == [
+        f"error: {bad!r} cannot be a run's name",
+        "  hint: use 2 to 128 lower-case letters, digits, dots, dashes, underscores; a letter or digit first",
+    ]
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["v1", "my_run", "3.1-b", "x" * 128])
+def test_short_names_and_underscores(tmp_path: Path, name: str) -> None:
+    assert create_run(tmp_path, name).id == name
+    assert run_ids(tmp_path) == [name]
+
+
+@pytest.mark.parametrize("others", [[], ["weekly"]])
+def test_a_run_in_the_trash_is_named(tmp_path: Path, others: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in others:
+        create_run(tmp_path, name)
+    (tmp_path / artifacts.runs.TRASH / "whole.1795209900").mkdir(parents=True)
+    for root, option in ((tmp_path, ""), (tmp_path / "elsewhere", f" --runs-dir {tmp_path}")):
+        monkeypatch.setenv("TUNE_RUNS_DIR", str(root))
+        with pytest.raises(UsageError) as caught:
+            find_run("whole", tmp_path)
+        assert caught.value.problems[0].lines() == [
+            f"error: no run 'whole' in {tmp_path}",
+            f"  hint: it is in the trash: tune runs rm --restore whole{option} brings it back",
+        ]
+    with pytest.raises(UsageError) as caught:
+        find_run("who1e", tmp_path)
+    assert "trash" not in str(caught.value)
 
 
 def test_a_taken_name_and_a_root_that_is_a_file(root: Path, tmp_path: Path) -> None:
@@ -102,6 +144,61 @@ def test_a_silent_run_is_lost(root: Path) -> None:
     assert run.state() == "running"
     assert run.state(now=time.time() + artifacts.LOST_AFTER_S + 1) == "lost"
     (run.path / "status.json").write_text(json.dumps({"state": "done", "heartbeat": 0}))
+    assert run.state() == "done"
+
+
+def gone() -> int:
+    """The id of a process that has ended."""
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return process.pid
+
+
+@pytest.mark.parametrize(
+    ("pid", "worker", "lease", "state"),
+    [
+        ("gone", "gone", {}, "lost"),
+        ("alive", "gone", {}, "running"),
+        ("gone", "alive", {}, "running"),
+        ("gone", None, {}, "running"),
+        ("gone", -1, {}, "running"),
+        ("gone", "gone", {"host": "elsewhere"}, "running"),
+        ("gone", "gone", {"boot": "another"}, "running"),
+        ("gone", "gone", None, "running"),
+    ],
+)
+def test_a_run_whose_processes_are_gone_is_lost_at_once(
+    root: Path, pid: object, worker: object, lease: dict[str, str] | None, state: str
+) -> None:
+    run = Run(root / IDS[0])
+    pids = {"gone": gone(), "alive": os.getpid()}
+    here = attempts.place()
+    write_json(
+        run.path / "status.json",
+        {
+            "state": "running",
+            "heartbeat": time.time(),
+            "attempt": 2,
+            "host": here["host"],
+            "pid": pids.get(str(pid), pid),
+            "worker": pids.get(str(worker), worker),
+        },
+    )
+    if lease is not None:
+        (run.path / "attempts").mkdir()
+        write_json(run.path / "attempts" / "0002.json", {"attempt": 2, **here, **lease})
+    assert run.state() == state
+
+
+def test_a_run_that_ends_while_one_looks_is_not_lost(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = Run(root / IDS[0])
+    write_json(run.path / "status.json", {"state": "running", "heartbeat": time.time()})
+
+    def end(run: Run, status: object) -> bool:
+        write_json(run.path / "status.json", {"state": "done"})
+        return True
+
+    monkeypatch.setattr(Run, "_is_left", end)
     assert run.state() == "done"
 
 

@@ -81,6 +81,12 @@ def test_rm_and_restore(tune: Callable[..., Any], run: Run) -> None:
         tune("runs", "rm", "--restore", "nightly").out == "gave back nightly; tune runs show nightly tells about it\n"
     )
     assert tune("runs", "verify", "nightly").code == 0
+    tune("runs", "rm", "nightly")
+    assert tune("runs", "show", "nightly").err == (
+        f"error: no run 'nightly' in {run.path.parent}\n"
+        "  hint: it is in the trash: tune runs rm --restore nightly brings it back\n"
+    )
+    tune("runs", "rm", "--restore", "nightly")
     moved = tune("runs", "rm", "nightly", "--runs-dir", "runs", "--json").json()["trashed"]
     assert [entry["run"] for entry in moved] == ["nightly"]
     assert tune("runs", "rm", "--restore", "nightly", "--json").json()["restored"] == "nightly"

@@ -60,10 +60,10 @@ def test_page(tune: Callable[..., Any], demo: Any) -> None:
         "  layers     base/qlora · demo.yaml\n"
         "\n"
         "warnings\n"
-        "  3 rows were cut  raise training.max_length\n"
+        "  3 rows were cut; raise training.max_length\n"
         "\n"
         "notes\n"
-        "  the run goes on to step 20 instead of 10  along the longer curve\n"
+        "  the run goes on to step 20 instead of 10; along the longer curve\n"
     )
     table, rest = rest.split("\n\n", 1)
     lines = [line.split() for line in table.splitlines()]
@@ -153,8 +153,8 @@ def test_attempts_and_faults(tune: Callable[..., Any], eventful: Any) -> None:
         "  attempt 2: checkpoint-40 is set aside as torn-40-a2: it was never completed",
         "  attempt 2: attempt 1 on left was taken over: its heartbeat did not move",
         "  attempt 2, step 31: out of memory in training: micro batch 8 -> 4",
-        "  attempt 2, step 31: the tracker is switched off for this run: CommError: no route  training goes on",
-        "  attempt 2, step 31: the disk is full: checkpoint-50 is not written  older ones are removed",
+        "  attempt 2, step 31: the tracker is switched off for this run: CommError: no route; training goes on",
+        "  attempt 2, step 31: the disk is full: checkpoint-50 is not written; older ones are removed",
         "  attempt 3, step 70: the loss jumped to 9.500 at step 70, usual is 1.100: row 3",
         "  attempt 3, step 71: the loss was not finite at step 71, which is left out",
         "  attempt 3, step 71: no sign of life for 30 min: the training was ended, to go on at the newest checkpoint",
@@ -198,6 +198,33 @@ def test_a_damaged_attempt_is_shown(tune: Callable[..., Any], eventful: Any) -> 
     (eventful.run.path / "attempts" / "0002.json").write_text("{torn")
     data = tune("runs", "show", ID, "--json").json()
     assert [a["state"] for a in data["attempts"]] == ["abandoned", "damaged", "failed", "running"]
+
+
+def test_where_an_attempt_really_began_and_how_it_ended(tune: Callable[..., Any], demo: Any) -> None:
+    """Attempt 2 fell back to an older checkpoint, and saved and ended although its supervisor was killed; so did 3."""
+    common = {"host": "here", "created": BEGAN, "heartbeat": BEGAN + 60, "ended": None, "state": "running", "acts": []}
+    (demo.run.path / "attempts").mkdir()
+    for number in (1, 2, 3, 4):
+        entry = {"attempt": number, **common, "from_step": 40 if number > 1 else 0, "step": 40}
+        write_json(demo.run.path / "attempts" / f"{number:04}.json", entry)
+    demo.event("log", step=40)
+    demo.event("resume", step=30, attempt=2)
+    demo.event("end", step=45, attempt=2, state="stopped", exit_code=130, time=BEGAN + 100)
+    demo.event("start", attempt=3)
+    demo.event("log", step=50, attempt=3)
+    demo.event("resume", step=45, attempt=4)
+    demo.event("log", step=60, attempt=4)
+    error = {"problems": [{"what": "ended from outside (SIGTERM)"}]}
+    demo.result("preempted", 75, step=60, attempt=4, ended=BEGAN + 120, error=error)
+    demo.status("preempted", step=60, attempt=4)
+    said = tune("runs", "show", ID).out
+    assert said.split("\nattempts\n")[1].split("\n\n")[0].splitlines() == [
+        "  nr  host  started (UTC)        took  steps     ended",
+        "   1  here  2026-11-20 21:25  0:01:00  0 to 40   ended without a word",
+        "   2  here  2026-11-20 21:25  0:01:40  30 to 45  stopped (130)",
+        "   3  here  2026-11-20 21:25  0:01:00  0 to 50   ended without a word",
+        "   4  here  2026-11-20 21:25  0:02:00  45 to 60  preempted (75): ended from outside (SIGTERM)",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -61,6 +61,25 @@ def started(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Run]]:
         process.wait(10)
 
 
+def test_dry_run_looks_at_the_name(tune: Callable[..., Any], started: list[Run], demo: Any) -> None:
+    dry = ("train", "tiny.yaml", "--gpu", "t4", "--dry-run", "--name")
+    said = tune(*dry, "My Run")
+    assert (said.code, said.out) == (2, "")
+    assert said.err == (
+        "error: 'My Run' cannot be a run's name\n"
+        "  hint: use 2 to 128 lower-case letters, digits, dots, dashes, underscores; a letter or digit first\n"
+    )
+    said = tune(*dry, demo.run.id)
+    assert (said.code, said.out) == (2, "")
+    assert said.err == (
+        f"error: a run named {demo.run.id} exists in {os.getcwd()}/runs\n"
+        "  hint: add --continue to continue it, or choose another --name\n"
+    )
+    assert tune(*dry, demo.run.id, "--continue").code == 0
+    assert tune(*dry, "v_1").code == 0
+    assert started == []
+
+
 def test_dry_run(tune: Callable[..., Any], started: list[Run]) -> None:
     said = tune("train", "tiny.yaml", "--gpu", "t4", "--dry-run", "--max-steps", "7", "--max-samples", "3")
     assert said.code == 0

@@ -197,7 +197,7 @@ def fewer_steps(place: Place, run: Run) -> None:
 
 REFUSED: dict[str, tuple[Callable[[Place, Run], None], list[str]]] = {
     "other rows": (other_rows, ["the training rows are not those that the run was started with"]),
-    "a row less": (fewer_rows, ["the training rows are not those", "16 then, 15 now"]),
+    "a row less": (fewer_rows, ["the training rows are not those", "with: 16 rows "]),
     "one letter": (one_letter, ["the training rows are not those"]),
     "other evaluation rows": (other_held_out, ["the evaluation rows are not those"]),
     "another template": (template, ["the chat template is not the one"]),

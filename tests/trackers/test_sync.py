@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 
 from nothing_tune.artifacts import Run, append_event, write_json
 from nothing_tune.cli.runs.sync import sync
@@ -116,7 +117,10 @@ def test_a_tracker_that_cannot_be_reached_is_told_and_nothing_is_lost(
     run = make(root, "run-0001", "wandb")
     with pytest.raises(RunError) as caught:
         sync(["run-0001"])
-    assert caught.value.problems[0].what == "tracking.tracker is wandb, but there is no key for it"
+    assert caught.value.problems[0].lines() == [
+        "error: tracking.tracker is wandb, but there is no key for it",
+        "  hint: run `wandb login`, or set WANDB_API_KEY",
+    ]
     monkeypatch.setenv("WANDB_API_KEY", KEY)
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
     with pytest.raises(RunError) as caught:
@@ -129,6 +133,25 @@ def test_a_tracker_that_cannot_be_reached_is_told_and_nothing_is_lost(
     assert not (run.path / "tracking" / "delivered.json").exists()
     sync(["run-0001"], tracker="tensorboard")
     assert capsys.readouterr().out == "run-0001: 3 events sent to tensorboard\n"
+
+
+def test_all_goes_on_after_a_failure_and_says_whose_it_is(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make(root, "run-0001", "wandb")
+    make(root, "run-0002", "tensorboard")
+    with pytest.raises(typer.Exit) as caught:
+        sync(all_=True)
+    assert caught.value.exit_code == 5
+    said = capsys.readouterr()
+    assert said.out == "run-0002: 3 events sent to tensorboard\n"
+    assert said.err == (
+        "error: run-0001: tracking.tracker is wandb, but there is no key for it\n"
+        "  hint: run `wandb login`, or set WANDB_API_KEY\n"
+    )
+    with pytest.raises(typer.Exit):
+        sync(all_=True, json=True)
+    first, second = json.loads(capsys.readouterr().out)
+    assert [p["what"] for p in first["errors"]] == ["run-0001: tracking.tracker is wandb, but there is no key for it"]
+    assert second == {"run": "run-0002", "tracker": "tensorboard", "events": 0}
 
 
 def test_it_imports_no_torch(root: Path) -> None:

@@ -51,7 +51,13 @@ def fork(
         typer.Option("--restart", help="Take only the weights along: a new count from step 0 with a new optimizer."),
     ] = False,
     name: Annotated[
-        str | None, typer.Option("--name", metavar="RUN_ID", help="The child's id [default: date, recipe, GPU].")
+        str | None,
+        typer.Option(
+            "--name",
+            metavar="RUN_ID",
+            help="The child's id, 2 to 128 lower-case letters, digits, dots, dashes, underscores "
+            "[default: date, recipe, GPU].",
+        ),
     ] = None,
     no_start: Annotated[bool, typer.Option("--no-start", help="Make the child without starting it.")] = False,
     detach: Annotated[bool, typer.Option("--detach", help="Start the child and return at once.")] = False,

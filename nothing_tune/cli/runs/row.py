@@ -40,9 +40,14 @@ def attempt_rows(run: Run) -> list[dict[str, Any]]:
     told = _told_by_events(run)
     files = {int(a["attempt"]): a for a in attempts.all(run)}
     numbers = sorted({*told, *files})
+    result = console.outcome(run.result)[0] or {}
     out = []
     for number in numbers:
         known, found = told.get(number, {}), files.get(number, {})
+        if found and not found.get("ended") and "damaged" not in found:
+            found = {**found, **known.get("end", {})}
+            if result.get("attempt") == number:
+                found = {**found, **{k: result.get(k) for k in ("ended", "state", "exit_code")}, "error": _error(run)}
         state = str(found.get("state") or known.get("state") or "starting")
         ended = found.get("ended")
         last = number == numbers[-1]
@@ -61,7 +66,7 @@ def attempt_rows(run: Run) -> list[dict[str, Any]]:
                 "host": found.get("host") or (run.status().get("host") if last else None),
                 "started": found.get("created") or known.get("started"),
                 "ended": ended,
-                "from_step": found.get("from_step") or known.get("from_step") or 0,
+                "from_step": known.get("from_step", found.get("from_step")) or 0,
                 "step": max(steps, default=0),
                 "state": state,
                 "exit_code": found.get("exit_code"),
@@ -73,18 +78,27 @@ def attempt_rows(run: Run) -> list[dict[str, Any]]:
 
 
 def _told_by_events(run: Run) -> dict[int, dict[str, Any]]:
-    """Attempt -> what its events say: `started`, `ended` (of the last event), `from_step`, `step`, `state`."""
+    """Attempt -> what its events say: `started`, `ended` (of the last event), `step`, and where there is such an event
+    `from_step`, `state`, and `end`: `ended`, `state` and `exit_code` of its end."""
     out: dict[int, dict[str, Any]] = {}
     for event, _ in run.events():
         number = event.get("attempt")
         if not isinstance(number, int):
             continue
-        entry = out.setdefault(number, {"started": event.get("time"), "from_step": 0, "step": 0})
+        entry = out.setdefault(number, {"started": event.get("time"), "step": 0})
         entry["ended"] = event.get("time")
         if isinstance(event.get("step"), int):
             entry["step"] = event["step"]
         if event.get("type") == "resume":
             entry["from_step"] = event.get("step") or 0
+        elif event.get("type") == "start":
+            entry.setdefault("from_step", 0)
+        elif event.get("type") == "end" and event.get("state") in FINAL_STATES:
+            entry["end"] = {
+                "ended": event.get("time"),
+                "state": event["state"],
+                "exit_code": event.get("exit_code"),
+            }
         elif event.get("type") == "state":
             entry["state"] = event.get("state")
     return out

@@ -19,9 +19,9 @@ EXITS = (0, 2)
 def show(run_id: options.RunId, runs_dir: options.RunsDir = None, json: options.Json = False) -> None:
     """Shows everything about one run."""
     from nothing_tune.artifacts import find_run, read_json, runs_root
-    from nothing_tune.cli.live import called, from_json
+    from nothing_tune.cli.live import called, from_json, has_checkpoint
     from nothing_tune.cli.runs.row import attempt_rows, checkpoint_rows, fault_rows, row
-    from nothing_tune.cli.view import View, closing, header, plan_facts
+    from nothing_tune.cli.view import REFUSED, View, closing, header, plan_facts
     from nothing_tune.recipe.library import shown
 
     run = find_run(run_id, runs_root(runs_dir))
@@ -40,6 +40,7 @@ def show(run_id: options.RunId, runs_dir: options.RunsDir = None, json: options.
     view = View()
     for event, _ in run.events():
         view.apply(event)
+    view.glance(status)
     view.step = view.step or status.get("step") or 0  # a fork that waits has a step before its first event
     paint = console.ink()
     facts = {name: console.near(text) for name, text in plan_facts(plan).items()}
@@ -57,9 +58,10 @@ def show(run_id: options.RunId, runs_dir: options.RunsDir = None, json: options.
     console.out("", paint.bold("files") + paint.dim(f"  {shown(run.path)}"))
     left = max((len(name) for name in files), default=0)
     console.out(*(f"  {name.ljust(left)}  {paint.dim(console.size(size).rjust(9))}" for name, size in files.items()))
-    console.out("", *closing(called(run), shown(run.path), state, result, view, paint, more=False))
+    saved = has_checkpoint(run)
+    console.out("", *closing(called(run), shown(run.path), state, result, view, paint, more=False, saved=saved))
     problems = (result.get("error") or {}).get("problems") or []
-    if problems and state == "failed":
+    if problems and (state == "failed" or result.get("exit_code") == REFUSED):
         console.out("")
         for problem in problems:
             console.out(*console.problem_lines(from_json(problem), paint))
@@ -96,11 +98,11 @@ def _attempts(rows: list[dict[str, Any]]) -> list[str]:
 
 
 def _entry(entry: dict[str, Any], several: bool, paint: Ink) -> str:
-    """`attempt 2, step 40: what  what was done`."""
+    """`attempt 2, step 40: what; what was done`."""
     parts = [f"attempt {entry['attempt']}"] if several and entry["attempt"] else []
     parts += [f"step {entry['step']}"] if entry["step"] and entry["kind"] not in ("warning", "note") else []
     head = f"{', '.join(parts)}: " if parts else ""
-    return f"{paint.dim(head)}{entry['what']}" + (paint.dim(f"  {entry['hint']}") if entry["hint"] else "")
+    return f"{paint.dim(head)}{entry['what']}" + (paint.dim(f"; {entry['hint']}") if entry["hint"] else "")
 
 
 def _checkpoints(rows: list[dict[str, Any]]) -> list[str]:

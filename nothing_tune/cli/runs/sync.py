@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
 from functools import partial
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from nothing_tune.cli import console, options
-from nothing_tune.errors import Busy, UsageError
+from nothing_tune.errors import Busy, Problem, UsageError
 
 ABOUT = "Sends what a run's tracker has missed: its server was away, the machine was offline, the run was killed."
 EXAMPLES = (
@@ -17,6 +19,8 @@ EXAMPLES = (
     ("tune runs sync latest --tracker tensorboard", "send a run to another tracker"),
 )
 EXITS = (0, 2, 5, 77)
+_WITHOUT = re.compile(r"[,;] or add tracking\..*")
+"""What a tracker's hint says about training without it, which does not help one who wants to send."""
 
 
 def sync(
@@ -36,7 +40,10 @@ def sync(
     runs_dir: options.RunsDir = None,
     json: options.Json = False,
 ) -> None:
-    """Sends run after run and says how many events each sent; a second time sends nothing."""
+    """Sends run after run and says how many events each sent; a second time sends nothing.
+
+    With `--all` an error is told and the next run sent; it leaves with the exit code of the first.
+    """
     from nothing_tune import trackers
     from nothing_tune.artifacts import find_run, runs_root
     from nothing_tune.artifacts import run_ids as ids_in
@@ -50,7 +57,8 @@ def sync(
     if tracker is not None:
         trackers.find(tracker)
     root = runs_root(runs_dir)
-    sent = []
+    sent: list[dict[str, Any]] = []
+    code = 0
     for word in ids_in(root) if all_ else run_ids or ():
         run = find_run(word, root)
         if all_:
@@ -63,11 +71,19 @@ def sync(
             if name == "none":
                 raise UsageError(f"run {run.id} has no tracker", hint="add --tracker NAME")
         count, error = console.outcome(partial(deliver, run, name))
-        if error is not None:
-            if not all_ or not isinstance(error, Busy):
-                raise error
+        if isinstance(error, Busy) and all_:
             if not json:
                 console.note(f"{run.id}: left out, its engine is sending it")
+            continue
+        if error is not None:
+            problems = [_fitting(p, f"{run.id}: " if all_ else "") for p in error.problems]
+            if not all_:
+                error.problems = tuple(problems)
+                raise error
+            code = code or error.exit_code
+            sent.append({"run": run.id, "tracker": name, "errors": [p.to_json() for p in problems]})
+            if not json:
+                console.show_problems(problems)
             continue
         sent.append({"run": run.id, "tracker": name, "events": count})
         if not json:
@@ -77,3 +93,10 @@ def sync(
         console.out_json(sent)
     elif not sent:
         console.out("no run has anything to send")
+    if code:
+        raise typer.Exit(code)
+
+
+def _fitting(problem: Problem, head: str) -> Problem:
+    """`problem` as one reads it who wants to send a run; `head` names the run."""
+    return replace(problem, what=f"{head}{problem.what}", hint=_WITHOUT.sub("", problem.hint))
