@@ -127,7 +127,7 @@ class Run:
 
 
 def is_gone(pid: Any) -> bool:
-    """Whether no process with the id `pid` exists here; False for what cannot be judged."""
+    """Whether no process `pid` runs here (one that ended and was not waited for is gone); False for what cannot be judged."""
     if not isinstance(pid, int) or pid <= 0:
         return False
     try:
@@ -135,7 +135,9 @@ def is_gone(pid: Any) -> bool:
     except ProcessLookupError:
         return True
     except (OSError, OverflowError):
-        pass
+        return False
+    with contextlib.suppress(OSError, IndexError):
+        return Path(f"/proc/{pid}/stat").read_text("ascii", "replace").rpartition(")")[2].split()[0] in ("Z", "X")
     return False
 
 

@@ -116,6 +116,7 @@ def follow(
     interrupt: Callable[[], Any] | None = None,
     alive: Callable[[], bool] | None = None,
     quiet: bool = False,
+    presses: list[int] | None = None,
 ) -> int:
     """Shows `run` until it ends, and returns the exit code of its result.
 
@@ -124,13 +125,14 @@ def follow(
         interrupt: Called on the first Ctrl-C to stop the run; None only detaches.
         alive: Whether an engine holds the run on this machine.
         quiet: Shows nothing; for `--json`.
+        presses: What `caught` gave, where the caller catches Ctrl-C since before the engine was started.
     """
     view = View()
     offset = _catch_up(run, view)
     if process is not None:
         view.phase, view.eta_s, view.tokens_per_s = "starting", None, None
-    with _caught() as presses:
-        code = _loop(run, view, offset, process, interrupt, alive, quiet, presses)
+    with caught() if presses is None else contextlib.nullcontext(presses) as pressed:
+        code = _loop(run, view, offset, process, interrupt, alive, quiet, pressed)
     if code is not None:
         return code
     if process is not None:
@@ -343,7 +345,7 @@ def _tail(run: Run) -> None:
 
 
 @contextlib.contextmanager
-def _caught() -> Iterator[list[int]]:
+def caught() -> Iterator[list[int]]:
     """Gathers Ctrl-C presses in a list instead of raising; SIGTERM ends the view, not the run."""
     presses: list[int] = []
 

@@ -129,18 +129,25 @@ def launch(run: Any, *, detach: bool, json: bool) -> None:
     from nothing_tune import run as runs
     from nothing_tune.cli import live
 
-    process = runs.start(run)
     if detach:
+        runs.start(run)
         if json:
             console.out_json({"run": run.id, "path": str(run.path)})
         else:
             console.out(f"started {run.id}; look with: {console.ink().key(f'tune watch {live.called(run)}')}")
         return
-    if not json:
-        live.show_header(run)
-    code = live.follow(
-        run, process=process, interrupt=lambda: runs.interrupt(run), alive=lambda: runs.alive(run), quiet=json
-    )
+    with live.caught() as presses:  # one that comes while the engine starts must reach it, too
+        process = runs.start(run)
+        if not json:
+            live.show_header(run)
+        code = live.follow(
+            run,
+            process=process,
+            interrupt=lambda: runs.interrupt(run),
+            alive=lambda: runs.alive(run),
+            quiet=json,
+            presses=presses,
+        )
     if json:
         console.out_json(
             {"run": run.id, "path": str(run.path), **(run.result() or {"state": run.state(), "exit_code": code})}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -59,6 +60,27 @@ def started(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Run]]:
     yield seen
     for process in processes:
         process.wait(10)
+
+
+def test_an_interrupt_while_the_engine_starts_reaches_it(
+    tune: Callable[..., Any], demo: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[Run] = []
+
+    def start(run: Run) -> subprocess.Popen[bytes]:
+        os.kill(os.getpid(), signal.SIGINT)
+        return subprocess.Popen([sys.executable, "-c", ""])
+
+    def interrupt(run: Run) -> bool:
+        told.append(run)
+        demo.result("stopped", 130, step=1)
+        return True
+
+    monkeypatch.setattr(runs, "start", start)
+    monkeypatch.setattr(runs, "interrupt", interrupt)
+    assert tune("resume", demo.run.id).code == 130
+    assert told == [demo.run]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_dry_run_looks_at_the_name(tune: Callable[..., Any], started: list[Run], demo: Any) -> None:
