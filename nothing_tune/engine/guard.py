@@ -148,4 +148,4 @@ def counters_kept(trainer: Trainer) -> Iterator[None]:
     try:
         yield
     finally:
-        trainer._metrics, trainer._total_train_tokens = metrics, tokens
+        trainer._metrics, trainer._total_train_tokens, trainer._loss_is_finite = metrics, tokens, None

@@ -6,6 +6,7 @@ What goes wrong there is raised at the end of the next step.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
 import shutil
@@ -151,9 +152,16 @@ class Saver:
         """Deletes what can be spared: all but two checkpoints, the best and the pinned ones, and what was set aside."""
         checkpoints = Path(trainer.args.output_dir)
         entry = trainer.best()
-        self._rotate(checkpoints, 2, int(entry["step"]) if entry else None)
+        removed = self._rotate(checkpoints, 2, int(entry["step"]) if entry else None)
         for name in checkpoint.torn(checkpoints):
             checkpoint.remove(checkpoints / name)
+            removed.append(name)
+        if removed:
+            with contextlib.suppress(OSError):  # the disk may be too full to say so
+                self.journal.warn(
+                    f"the disk is full: {', '.join(removed)} removed to make room",
+                    "free some space before it is not enough",
+                )
 
     def _rotate(self, checkpoints: Path, keep: int, best: int | None) -> list[str]:
         pinned = checkpoint.pinned(self.journal.run.path)

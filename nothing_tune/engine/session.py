@@ -36,7 +36,6 @@ def train(
         outcome: Filled with the parts of result.json that are known here, as they become known.
     """
     phase = _Phases(phases, journal)
-    resume = _where_to_go_on(run, journal)
     evaluate = str(plan.training.get("eval_strategy") or "no") != "no"
     with phase("data"):
         rows = data.load(plan.data, evaluate)
@@ -45,6 +44,7 @@ def train(
         rows.format == "prompt-completion" and isinstance(rows.train[0]["prompt"], list)
     )
     config = build.sft_config(plan, run.checkpoints, assistant_only=rows.format == "messages")
+    resume = _where_to_go_on(run, journal, config)
     if resume is not None:
         config.eval_on_start = False  # it was done on the first start; again, it would move the random numbers
     wanted = plan.data.get("chat_template") or plan.model.get("chat_template")
@@ -134,19 +134,27 @@ def train(
     return False
 
 
-def _where_to_go_on(run: Run, journal: Journal) -> Path | None:
-    """The newest complete checkpoint; what is newer and not complete is set aside, with one line each."""
-    if journal.rank == 0:
-        checkpoint.recover(run.checkpoints, journal.attempt)
+def _where_to_go_on(run: Run, journal: Journal, config: Any) -> Path | None:
+    """The newest complete checkpoint; what is newer and not complete is set aside, with one line each. Rank 0 decides for all."""
+    step = _newest_step(run, journal) if journal.rank == 0 else None
+    if config.world_size > 1:
+        told = torch.tensor([-1 if step is None else step], device=config.device)
+        torch.distributed.broadcast(told, src=0)
+        step = int(told) if int(told) >= 0 else None
+    return None if step is None else run.checkpoints / f"checkpoint-{step}"
+
+
+def _newest_step(run: Run, journal: Journal) -> int | None:
+    checkpoint.recover(run.checkpoints, journal.attempt)
     resume, faults = checkpoint.newest(run.checkpoints)
-    for folder, why in faults if journal.rank == 0 else []:
+    for folder, why in faults:
         target = checkpoint.set_aside(folder, journal.attempt)
         journal.event("torn", path=folder.name, to=target.name, why=why)
         journal.warn(
             f"{folder.name} is set aside as {target.name}: {why}",
             f"training goes on at {resume.name}" if resume else "training starts anew",
         )
-    return resume
+    return int(resume.name.rsplit("-", 1)[-1]) if resume else None
 
 
 def _marks(trainer: training.Trainer, tok: Any, template: chat_templates.Choice) -> dict[str, Any]:

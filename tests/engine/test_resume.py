@@ -148,7 +148,9 @@ def test_other_trainable_weights_are_refused(make_run: MakeRun, monkeypatch: pyt
     plan = run.plan()
     plan["trainable_dtype"] = "bfloat16"
     write_json(run.path / "plan.json", plan)
-    checkpoint.commit(run.checkpoints / "checkpoint-3", step=3, attempt=1, run=run.id)  # without the settings it came from
+    checkpoint.commit(
+        run.checkpoints / "checkpoint-3", step=3, attempt=1, run=run.id
+    )  # without the settings it came from
     result = train(run)
     assert result["exit_code"] == 65
     assert "other weights" in result["error"]["problems"][0]["what"]

@@ -86,6 +86,8 @@ def test_a_full_disk_is_given_room_once(make_run: MakeRun, monkeypatch: pytest.M
     assert result["state"] == "done"
     assert failed == [[1, 2, 3, 4]]
     assert checkpoint.complete(run.checkpoints) == [3, 4, 5, 6]
+    told = "the disk is full: checkpoint-1, checkpoint-2 removed to make room"
+    assert told in [e["what"] for e in events(run, "warning")]
 
 
 def test_room_is_looked_for(tmp_path: Path) -> None:
