@@ -13,6 +13,7 @@ import pytest
 
 import nothing_tune
 from nothing_tune.artifacts import Run, append_event, write_json
+from nothing_tune.cli import live
 from nothing_tune.cli.app import main
 
 ID = "20261120-214500-demo-l4-9f3a"
@@ -39,6 +40,13 @@ PLAN = {
     "why": {"training.bf16": "derived: l4 computes in bfloat16", "name": "demo.yaml (demo.yaml:1:7)"},
     "version": 1,
 }
+
+
+@pytest.fixture(autouse=True)
+def quick_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The views look at a run more often, so that the tests wait less."""
+    monkeypatch.setattr(live, "POLL_S", 0.02)
+    monkeypatch.setattr(live, "PLAIN_POLL_S", 0.02)
 
 
 @dataclass(frozen=True)

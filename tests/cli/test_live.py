@@ -34,37 +34,31 @@ demo  {ID}
 """
 
 
-def play(demo: Any, end: Callable[[], None]) -> threading.Thread:
+def play(demo: Any, end: Callable[[], None], pause_s: float = 0.12) -> threading.Thread:
     """Writes a short run from another thread, as an engine would."""
 
     def write() -> None:
-        time.sleep(0.3)
+        time.sleep(pause_s)
         demo.event("phase", phase="imports")
-        time.sleep(0.3)
+        time.sleep(pause_s)
         demo.event("phase", phase="model")
-        time.sleep(0.3)
+        time.sleep(pause_s)
         demo.event("start", train_rows=100)
         demo.status("running", step=0, total_steps=20)
         demo.event("state", state="running")
         demo.log(1, 2.5)
         demo.event("warning", what="3 rows were cut", hint="raise training.max_length")
         demo.event("warning", what="3 rows were cut", hint="raise training.max_length")
-        time.sleep(0.3)
+        time.sleep(pause_s)
         demo.log(10, 2.0)
         demo.event("eval", step=10, epoch=1.0, metrics={"eval_loss": 1.1})
-        time.sleep(0.3)
+        time.sleep(pause_s)
         demo.log(20, 1.5, eta_s=0)
         end()
 
     thread = threading.Thread(target=write)
     thread.start()
     return thread
-
-
-@pytest.fixture(autouse=True)
-def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Looks often enough to see every event of a run that lasts two seconds."""
-    monkeypatch.setattr(live, "PLAIN_POLL_S", 0.1)
 
 
 def test_plain(tune: Callable[..., Any], demo: Any) -> None:
@@ -340,7 +334,9 @@ def test_watch_only_detaches(tune: Callable[..., Any], demo: Any) -> None:
 
 def test_terminal(demo: Any) -> None:
     """On a terminal: the header stays, a region is drawn anew, the cursor comes back, the panel closes."""
-    thread = play(demo, lambda: demo.result(step=20, metrics={"last_loss": 1.5}, adapter="adapter", duration_s=61.4))
+    thread = play(
+        demo, lambda: demo.result(step=20, metrics={"last_loss": 1.5}, adapter="adapter", duration_s=61.4), 0.4
+    )
     leader, follower = pty.openpty()
     environment = {k: v for k, v in os.environ.items() if k != "NO_COLOR"} | {
         "TERM": "xterm-256color",
