@@ -32,7 +32,7 @@ from nothing_tune.cli.view import (
     plan_facts,
     standing,
 )
-from nothing_tune.errors import Problem
+from nothing_tune.errors import Problem, RunError, TuneError
 
 POLL_S = 0.2
 """Seconds between two looks at the run directory, on a terminal and while a run is being stopped."""
@@ -275,7 +275,8 @@ def finish(run: Run, view: View, result: dict[str, Any]) -> None:
         sys.stdout.flush()
         problems = [from_json(p) for p in error.get("problems") or []]
         console.show_problems(problems)
-        if error.get("traceback") or not problems:
+        unexpected = int(result.get("exit_code") or 0) in (TuneError.exit_code, RunError.exit_code)
+        if (error.get("traceback") and unexpected) or not problems:
             _tail(run)
     lines = closing(called(run), path, state, result, view, console.ink(), saved=has_checkpoint(run))
     columns = console.width()

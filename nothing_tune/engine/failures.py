@@ -62,7 +62,7 @@ def explain(error: BaseException) -> TuneError:
             )
         if any(words in str(cause) for words in _WRITER):
             return StorageError(
-                f"the disk refused to write, it is full or failing: {_first_line(cause)}",
+                "the disk refused to write: it is full or failing",
                 hint="free some space; the checkpoints committed so far are whole, and tune resume continues there",
             )
     frames = traceback.extract_tb(error.__traceback__)

@@ -81,3 +81,18 @@ def test_time_of_all_attempts_and_digest(
     end = f"\n{head}\n  result  runs/{ID}/adapter\n  digest  3d4784a1b2c3\n  next    tune chat {ID}\n"
     assert tune("runs", "show", ID).out.endswith(end)
     assert tune("watch", ID).out.endswith(f"{end}          tune runs show {ID}\n")
+
+
+def test_the_log_is_shown_for_what_nobody_expected(tune: Callable[..., Any], demo: Any) -> None:
+    (demo.run.path / "engine.log").write_text("Traceback\n")
+    problem = {
+        "what": "the disk refused to write",
+        "key": "",
+        "place": None,
+        "layer": "",
+        "hint": "",
+        "severity": "error",
+    }
+    for code, shown in ((74, False), (71, False), (5, True), (1, True)):
+        demo.result("failed", code, step=3, error={"problems": [problem], "traceback": "..."})
+        assert ("Traceback" in tune("watch", ID).err) is shown
