@@ -25,9 +25,6 @@ class Progress(TrainerCallback):
         self.journal = journal
         self.trainer: Trainer | None = None
         self.first_step_at: float | None = None
-        self.first_loss: float | None = None
-        self.last_loss: float | None = None
-        self.last_eval: dict[str, float] = {}
         self._clock = time.monotonic()
         self._start_step = 0
         self._last_tokens = 0
@@ -70,15 +67,11 @@ class Progress(TrainerCallback):
         self._clock, self._last_tokens = now, tokens
         self.journal.event("log", step=state.global_step, epoch=state.epoch, metrics=metrics, **extra)
         if "loss" in metrics:
-            self.last_loss = metrics["loss"]
-            if self.first_loss is None:
-                self.first_loss = metrics["loss"]
             self.journal.status(loss=metrics["loss"])
 
     def on_evaluate(self, args: Any, state: Any, control: Any, metrics: dict[str, Any] | None = None, **_: Any) -> None:
         """Reports an evaluation."""
         found = {k: v for k, v in (metrics or {}).items() if k != "epoch"}
-        self.last_eval = found
         self.journal.event("eval", step=state.global_step, epoch=state.epoch, metrics=found)
         self.journal.status(eval_loss=found.get("eval_loss"))
 

@@ -54,7 +54,6 @@ class Saver:
         self.saved_at = time.monotonic()
         self.reason = "steps"
         self.hold_s = self.commit_s = 0.0
-        self.history = 0
         self._bytes = 0
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="commit")
         self._pending: Future[None] | None = None
@@ -81,7 +80,7 @@ class Saver:
             self._write(trainer, folder, stock, first)
         if not alone:
             torch.distributed.barrier()
-        self.saved_step, self.history = step, len(trainer.state.log_history)
+        self.saved_step = step
         reason, self.reason = self.reason, "steps"
         if not first:
             return

@@ -200,7 +200,7 @@ def put_back(trainer: Trainer, folder: Path) -> None:
     own = folder / state_file(trainer.args)
     kept = read_json(own if own.is_file() else folder / checkpoint.STATE)
     trainer._non_finite = kept.get("non_finite", 0)
-    trainer.saver.saved_step, trainer.saver.history = trainer.state.global_step, len(trainer.state.log_history)
+    trainer.saver.saved_step = trainer.state.global_step
     trainer._total_train_tokens = kept["num_tokens"]
     trainer._tr_loss = torch.tensor(_number(kept["loss_since_log"]), device=trainer.args.device)
     trainer._globalstep_last_logged = kept["last_logged_step"]

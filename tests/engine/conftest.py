@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from nothing_tune.artifacts import Run, write_json
-from tests.engine.support import WORDS, MakeRun, tiny_model
+from tests.engine.support import WORDS, MakeRun, put, tiny_model
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
@@ -81,12 +81,7 @@ def make_run(tmp_path: Path, model_dir: Path, rows_file: Path) -> MakeRun:
             "world_size": 1,
             "why": {},
         }  # fmt: skip
-        for key, value in changes.items():
-            *parents, last = key.split(".")
-            node = plan
-            for part in parents:
-                node = node[part]
-            node[last] = value
+        put(plan, changes)
         run = Run(tmp_path / name)
         run.path.mkdir()
         write_json(run.path / "plan.json", plan)

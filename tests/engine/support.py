@@ -68,6 +68,16 @@ NF4 = {
 MakeRun = Callable[..., Run]
 
 
+def put(plan: dict[str, Any], changes: dict[str, Any]) -> None:
+    """Sets dotted keys of a plan in place."""
+    for key, value in changes.items():
+        *parents, last = key.split(".")
+        node = plan
+        for part in parents:
+            node = node[part]
+        node[last] = value
+
+
 def losses(run: Run) -> dict[int, float]:
     """Training loss of each step, the last attempt's where a step was trained twice."""
     return {e["step"]: e["metrics"]["loss"] for e, _ in run.events() if e["type"] == "log" and "loss" in e["metrics"]}

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from nothing_tune.artifacts import Run, checkpoint, read_json, write_json
+from tests.engine.support import put
 
 ROOT = Path(__file__).parents[2]
 TIMEOUT_S = 240.0
@@ -234,12 +235,7 @@ class Place:
             "world_size": 1,
             "why": {},
         }  # fmt: skip
-        for key, value in changes.items():
-            *parents, last = key.split(".")
-            node = plan
-            for part in parents:
-                node = node[part]
-            node[last] = value
+        put(plan, changes)
         plan["values"] = {
             "name": "tiny",
             **{k: copy.deepcopy(plan[k]) for k in ("data", "quantization", "peft", "training")},
