@@ -96,7 +96,8 @@ def ours(section: str, fields: Mapping[str, schema.Field], prefix: str = "") -> 
         default = lookup(base, key, "") if section != "gpu" else ""
         default = "" if isinstance(default, dict) or default == "" else code(default)
         rows.append((f"`{prefix}{name}`", " or ".join(field.types), default, allowed, field.doc))
-        rows += ours(section, field.fields or {}, f"{prefix}{name}.")
+        told = field.fields is schema.SOURCE and key != "data.train"
+        rows += [] if told else ours(section, field.fields or {}, f"{prefix}{name}.")
     return rows
 
 

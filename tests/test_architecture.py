@@ -13,6 +13,7 @@ PACKAGE = Path(__file__).parents[1] / "nothing_tune"
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("errors",),
     ("artifacts", "discovery", "formats", "trackers", "launchers"),
+    ("data",),
     ("recipe",),
     ("plan",),
     ("run", "engine"),
@@ -24,6 +25,7 @@ ABOVE = {"__init__", "__main__"}  # the package's own front doors may import any
 ENGINE_ONLY = {"torch", "transformers", "trl", "peft", "datasets", "bitsandbytes", "accelerate", "safetensors", "numpy"}
 HOMES = {
     **{library: {"engine"} for library in ENGINE_ONLY},
+    "datasets": {"data", "engine"},
     "typer": {"cli"},
     "rich": {"cli"},
     "click": {"cli"},

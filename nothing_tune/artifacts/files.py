@@ -82,3 +82,11 @@ def fsync_dir(path: Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+def cache_root() -> Path:
+    """Where things lie that can be made again: TUNE_CACHE_DIR, else XDG_CACHE_HOME/nothing-tune, else ~/.cache/nothing-tune."""
+    own = os.environ.get("TUNE_CACHE_DIR")
+    if own:
+        return Path(own).expanduser().absolute()
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser().absolute() / "nothing-tune"

@@ -22,6 +22,7 @@ COMMANDS = {
     "show-config": "Shows a recipe with all its layers merged, and where each value comes from.",
     "validate": "Checks recipes and shows everything that is wrong with them, without training.",
     "schema": "Prints a JSON schema of recipes, for completion and hover text in an editor.",
+    "data": "Looks at data, converts, splits, cleans, mixes and generates it.",
     "train": "Fine-tunes a model as a recipe says, and shows the run until it ends.",
     "resume": "Continues a run exactly where it stopped.",
     "watch": "Shows a run that goes on, or how one ended.",

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import json as jsonlib
 import sys
-from subprocess import Popen, TimeoutExpired
 from typing import Annotated, Any
 
 import typer
 
 from nothing_tune.cli import console, options
-from nothing_tune.errors import RunError, TuneError, UsageError
+from nothing_tune.cli.jobs import Job
+from nothing_tune.errors import UsageError
 
 EXAMPLES = (
     ("tune chat latest", "the newest run; Ctrl-D leaves"),
@@ -62,9 +61,9 @@ def command(
     if temperature is None:
         temperature = 0.0 if prompt is not None else LIVELY
     settings = {"max_new_tokens": max_new_tokens, "temperature": temperature}
-    job = local.job(["chat", str(run.path), *(["--base"] if base else [])], run.path / "chat.log")
-    talk = Conversation(job, [{"role": "system", "content": system}] if system else [], settings)
-    try:
+    process = local.job(["chat", str(run.path), *(["--base"] if base else [])], run.path / "chat.log")
+    with Job(process, "the chat", "chat.log in the run directory has the libraries' words") as job:
+        talk = Conversation(job, [{"role": "system", "content": system}] if system else [], settings)
         if prompt is None and console.is_terminal() and sys.stdin.isatty():
             console.note(f"loading {'the base model of ' if base else ''}{run.id}…")
         talk.wait_ready()
@@ -72,74 +71,33 @@ def command(
             console.out(console.printable(talk.ask(prompt)).rstrip())
         else:
             _converse(talk, "base" if base else "model")
-    finally:
-        talk.close()
 
 
 class Conversation:
     """A chat job and the messages so far. `ask` raises the error that the job reports."""
 
-    def __init__(self, job: Popen[bytes], messages: list[dict[str, str]], settings: dict[str, Any]) -> None:
+    def __init__(self, job: Job, messages: list[dict[str, str]], settings: dict[str, Any]) -> None:
         self.job = job
         self.messages = messages
         self.settings = settings
 
     def wait_ready(self) -> None:
         """Returns when the model is loaded."""
-        while self._read()["type"] != "ready":
+        while self.job.read()["type"] != "ready":
             pass
 
     def ask(self, text: str, on_token: Any = None) -> str:
         """The reply to `text`; `on_token` gets each piece as it comes."""
         self.messages.append({"role": "user", "content": text})
-        line = jsonlib.dumps({"messages": self.messages, **self.settings}, ensure_ascii=False) + "\n"
-        assert self.job.stdin
-        with contextlib.suppress(BrokenPipeError):
-            self.job.stdin.write(line.encode())
-            self.job.stdin.flush()
+        self.job.send({"messages": self.messages, **self.settings})
         while True:
-            event = self._read()
+            event = self.job.read()
             if event["type"] == "token" and on_token:
                 on_token(str(event.get("text") or ""))
             elif event["type"] == "done":
                 reply = str(event.get("text") or "")
                 self.messages.append({"role": "assistant", "content": reply})
                 return reply
-
-    def close(self) -> None:
-        """Ends the job."""
-        with contextlib.suppress(OSError):
-            if self.job.stdin:
-                self.job.stdin.close()
-        self.job.terminate()
-        try:
-            self.job.wait(5)
-        except TimeoutExpired:
-            self.job.kill()
-            self.job.wait()
-        if self.job.stdout:
-            self.job.stdout.close()
-
-    def _read(self) -> dict[str, Any]:
-        assert self.job.stdout
-        while line := self.job.stdout.readline():
-            with contextlib.suppress(ValueError):
-                event = jsonlib.loads(line)
-                if isinstance(event, dict) and event.get("type") == "error":
-                    raise _error(event)
-                if isinstance(event, dict) and "type" in event:
-                    return event
-        raise RunError("the chat ended without a word", hint="chat.log in the run directory has the libraries' words")
-
-
-def _error(event: dict[str, Any]) -> TuneError:
-    """The error that a job reports, with the class that has its exit code."""
-    code = event.get("exit_code")
-    kinds: list[type[TuneError]] = [TuneError]
-    for kind in kinds:
-        kinds.extend(kind.__subclasses__())
-    chosen = next((kind for kind in kinds if kind.exit_code == code), RunError)
-    return chosen(str(event.get("what") or "the chat failed"), hint=str(event.get("hint") or ""))
 
 
 def _converse(talk: Conversation, who: str) -> None:

@@ -145,17 +145,19 @@ def table(
     *,
     right: Sequence[int] = (),
     paint: Callable[[int, str, str], str] | None = None,
+    indent: int = 0,
 ) -> list[str]:
     """Aligned columns, two spaces apart; the widest column is cut with `…` where the terminal is too narrow.
 
     Args:
         right: Indices of columns that are aligned to the right.
         paint: `(column, cell, padded cell) -> padded cell with colour`; the padding is done before.
+        indent: Columns that the caller puts before each line.
     """
     tint = ink()
     sizes = [max(len(str(r[i])) for r in [headers, *rows]) for i in range(len(headers))]
     limit = width()
-    while limit and sum(sizes) + 2 * (len(sizes) - 1) > limit:
+    while limit and sum(sizes) + 2 * (len(sizes) - 1) > limit - indent:
         widest = max(range(len(sizes)), key=lambda i: sizes[i])
         if sizes[widest] <= 8:
             break
@@ -231,6 +233,11 @@ def size(count: int) -> str:
             return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
         value /= 1024
     raise AssertionError
+
+
+def plural(number: int, word: str, many: str = "") -> str:
+    """`1 row`, `2 rows`, `1,204 tokens`."""
+    return f"{number:,} {word if number == 1 else many or f'{word}s'}"
 
 
 def number(value: float | None, digits: int = 3) -> str:

@@ -44,6 +44,11 @@ def complete_runs(incomplete: str) -> list[str]:
     return [i for i in ids if i.startswith(incomplete)][:50]
 
 
+def complete_data(incomplete: str) -> list[str]:
+    """Data files and folders below the current one."""
+    return _files(incomplete, (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".gz", ".zst"))
+
+
 def _files(incomplete: str, endings: tuple[str, ...]) -> list[str]:
     folder, _, start = incomplete.rpartition("/")
     base = folder or ("/" if incomplete.startswith("/") else ".")

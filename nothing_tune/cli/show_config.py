@@ -29,6 +29,7 @@ SECTIONS = (
     "description",
     "model",
     "data",
+    "generate",
     "quantization",
     "peft",
     "training",

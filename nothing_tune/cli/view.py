@@ -27,12 +27,11 @@ PHASES = {
 """Phase or state of the engine -> what the screen says; one that is not here is shown as it is."""
 TRAINING = frozenset({"running", "train"})
 """Phases in which the figures say all."""
-
-
 FAULTS = frozenset({"torn", "adjust", "spike", "non_finite", "hang"})
 """Events about something that went wrong and was dealt with."""
 REFUSED = 65
 """Exit code of a run that was not continued because what it was started with has changed."""
+PLACES_SHOWN = 3
 _PREEMPTED = "ended from outside (SIGTERM)"
 _NOTES = ("the run goes on to step ",)
 """How warnings begin that are none."""
@@ -65,6 +64,7 @@ class View:
     tokens_per_s: float | None = None
     memory_gib: float | None = None
     eta_s: float | None = None
+    rows: str = ""
     notes: list[tuple[str, str, str]] = field(default_factory=list)
     _warned: set[str] = field(default_factory=set)
     _aside: set[str] = field(default_factory=set)
@@ -82,6 +82,10 @@ class View:
             self.phase = str(event.get(kind) or self.phase)
         elif kind == "start":
             self.total = event.get("total_steps") or self.total
+            text = rows_used(event.get("data") or {})
+            if text and text != self.rows:
+                self.rows = text
+                self.notes.append(("note", f"data: {text}", ""))
         elif kind == "resume":
             self.notes.append(("resume", f"continuing at step {self.step}", ""))
         elif kind in FAULTS:
@@ -164,10 +168,14 @@ def fault_text(event: dict[str, Any]) -> str:
 
 
 def rows_text(event: dict[str, Any]) -> str:
-    """`: rows 3, 17` where an event names rows, as numbers or as `{"row": number}`; else nothing."""
+    """`: rows.jsonl:3, rows.jsonl:17` where an event names rows by their places, by their numbers where it has no more; else nothing."""
     rows = event.get("rows")
     if not isinstance(rows, list) or not rows:
         return ""
+    places = [place for row in rows if isinstance(row, dict) for place in row.get("places") or []]
+    if places:
+        more = f" and {len(places) - PLACES_SHOWN} more" if len(places) > PLACES_SHOWN else ""
+        return f": {', '.join(console.near(place) for place in places[:PLACES_SHOWN])}{more}"
     numbers = [str(r.get("row")) if isinstance(r, dict) else str(r) for r in rows]
     return f": row{'s' if len(numbers) > 1 else ''} {', '.join(numbers)}"
 
@@ -195,8 +203,8 @@ def header(values: dict[str, str], paint: Ink) -> list[str]:
     return [f"  {paint.dim(name.ljust(left))}  {text}" for name, text in values.items() if text]
 
 
-def plan_facts(plan: dict[str, Any]) -> dict[str, str]:
-    """What a plan says in few words: model, method, data, batch, precision with its reason, GPU, steps, tracker."""
+def plan_facts(plan: dict[str, Any], rows: str = "") -> dict[str, str]:
+    """What a plan says in few words: model, method, data (and `rows`, what the engine found there), batch, precision ..."""
     training, gpu, model = plan.get("training") or {}, plan.get("gpu") or {}, plan.get("model") or {}
     memory = gpu.get("memory_gb")
     name = next(iter(gpu.get("vendor_names") or ()), None) or gpu.get("vendor_name") or gpu.get("name") or "unknown"
@@ -204,6 +212,7 @@ def plan_facts(plan: dict[str, Any]) -> dict[str, str]:
         "model": str(model.get("name_or_path") or ""),
         "method": method(plan),
         "data": data(plan),
+        "rows": rows,
         "gpu": f"{name}, {memory:g} GB" if isinstance(memory, int | float) else str(name),
         "precision": precision(plan),
         "batch": batch(plan),
@@ -263,13 +272,36 @@ def data(plan: dict[str, Any]) -> str:
     """`FILE, evaluated on 10 %`."""
     source = plan.get("data") or {}
     train, test = source.get("train"), source.get("eval")
-    words = ", ".join(map(str, train)) if isinstance(train, list) else str(train or "none")
+    words = _named(train) or "none"
     if isinstance(test, float):
         words += f", {test * 100:g} % of it held out"
     elif test:
-        words += f", evaluated on {test}"
+        words += f", evaluated on {_named(test)}"
     limit = source.get("max_samples")
     return f"{words}, at most {limit} rows" if limit else words
+
+
+def _named(sources: Any) -> str:
+    """The names of data sources: of a name, of a mapping with `source`, of a list of both."""
+    if isinstance(sources, list):
+        return ", ".join(map(_named, sources))
+    return str(sources.get("source") if isinstance(sources, dict) else sources or "")
+
+
+def rows_used(facts: dict[str, Any]) -> str:
+    """`316 rows of messages, 49 held out; 3 duplicates left out, 2 answers cut at 512 tokens`, from a `start` event."""
+    if not isinstance(facts.get("rows"), int):
+        return ""
+    text = console.plural(facts["rows"], "row") + (f" of {facts['format']}" if facts.get("format") else "")
+    if facts.get("eval_rows"):
+        own = facts.get("split") in (None, "", "its own source")
+        text += f", {facts['eval_rows']:,} {'to evaluate on' if own else 'held out'}"
+    left = [(facts.get("bad"), "bad row"), (facts.get("duplicates"), "duplicate"), (facts.get("leaked"), "leaked row")]
+    lost = [console.plural(number, word) for number, word in left if number]
+    at = f" at {facts['max_length']:,} tokens" if facts.get("max_length") else ""
+    cut = [f"{console.plural(facts['cut'], 'answer')} cut{at}"] if facts.get("cut") else []
+    parts = [*([f"{', '.join(lost)} left out"] if lost else []), *cut]
+    return f"{text}; {', '.join(parts)}" if parts else text
 
 
 def tracker(tracking: dict[str, Any]) -> str:

@@ -1,6 +1,8 @@
 """`python -m nothing_tune.engine RUN_DIR`: trains a run under a supervisor, see `supervisor`. Light: it never imports torch.
 
-`python -m nothing_tune.engine chat RUN_DIR [--base]` answers messages over JSON lines, see `chat`.
+`python -m nothing_tune.engine chat RUN_DIR [--base]` answers messages over JSON lines, see `chat`;
+`python -m nothing_tune.engine inspect` looks at the rows of a plan, see `inspect`;
+`python -m nothing_tune.engine generate` makes rows with a generator, see `generate.job`.
 """
 
 from __future__ import annotations
@@ -24,6 +26,14 @@ def main(arguments: list[str]) -> int:
         from nothing_tune.engine import chat
 
         return chat.main(Path(arguments[1]), base="--base" in arguments[2:])
+    if arguments == ["inspect"]:
+        from nothing_tune.engine import inspect
+
+        return inspect.main()
+    if arguments == ["generate"]:
+        from nothing_tune.engine.generate import job
+
+        return job.main()
     if len(arguments) != 1 or arguments[0].startswith("-"):
         print(USAGE, file=sys.stderr)
         return 2

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from nothing_tune.engine.hub import hub_problem
+from nothing_tune.data.hub import hub_problem
 from nothing_tune.errors import PlanError, Problem, RunError, UsageError
 from nothing_tune.plan.model import Plan
 
@@ -158,14 +158,19 @@ def peft_config(plan: Plan) -> Any:
         raise PlanError(Problem(f"PEFT refuses these settings: {error}", key="peft")) from error
 
 
-def sft_config(plan: Plan, output_dir: Path, assistant_only: bool) -> Any:
-    """SFTConfig of the plan's training arguments. `assistant_only` holds where the plan leaves `assistant_only_loss` open."""
+PREPARED = {
+    "dataset_kwargs": {"skip_prepare_dataset": True},
+    "assistant_only_loss": False,
+    "completion_only_loss": False,
+}
+"""What the Trainer is told of rows that come as tokens and labels, see `prepare`."""
+
+
+def sft_config(plan: Plan, output_dir: Path) -> Any:
+    """SFTConfig of the plan's training arguments, for rows that are prepared already."""
     from trl import SFTConfig
 
-    settings = dict(plan.training)
-    settings.setdefault("assistant_only_loss", assistant_only)
-    if settings["assistant_only_loss"] is None:
-        settings["assistant_only_loss"] = assistant_only
+    settings = {**plan.training, **PREPARED}
     try:
         return SFTConfig(**settings, output_dir=str(output_dir))
     except (TypeError, ValueError) as error:

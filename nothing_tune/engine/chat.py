@@ -30,7 +30,7 @@ TEMPERATURE = 0.7
 def main(path: Path, base: bool = False, lines: TextIO | None = None, out: TextIO | None = None) -> int:
     """Answers the lines of `lines` (stdin) on `out` (stdout) until they end; `base` leaves the adapter off. Returns the exit code."""
     lines = lines or sys.stdin
-    out = out or _claimed_stdout()
+    out = out or claimed_stdout()
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
 
@@ -165,7 +165,7 @@ def _stops(model: Any, tokenizer: Any) -> list[int]:
     return list(dict.fromkeys([*ids, *([tokenizer.eos_token_id] if tokenizer.eos_token_id is not None else [])]))
 
 
-def _claimed_stdout() -> TextIO:
+def claimed_stdout() -> TextIO:
     """Standard output for the protocol alone: whatever libraries print goes to standard error."""
     out = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from nothing_tune.artifacts.redact import redact_all
-from nothing_tune.engine.hub import chain
+from nothing_tune.data.hub import chain
 from nothing_tune.errors import Diverged, OutOfMemory, Problem, RunError, StorageError, TuneError
 
 _HERE = str(Path(__file__).parent.parent)

@@ -26,20 +26,24 @@ _SOLVED = {
 }  # fmt: skip
 """Arguments that follow the number of processes, and what was changed because memory ran out."""
 _WHAT = {
-    "data": "the training rows are not those",
-    "eval_data": "the evaluation rows are not those",
+    "train_tokens": "the training rows are not those",
+    "eval_tokens": "the evaluation rows are not those",
     "tokenizer": "the tokenizer is not the one",
     "chat_template": "the chat template is not the one",
     "model": "the base model is not the one",
 }
 
 
+LEARNED_FROM = ("input_ids", "labels", "seq_lengths")
+"""Columns of prepared rows that the Trainer reads; where a row comes from may change."""
+
+
 def of_rows(dataset: Any) -> str | None:
-    """sha256 over all columns and rows of a prepared dataset, in order; None for none. Files and caches play no part."""
+    """sha256 over the tokens and labels of prepared rows, in order; None for none. Files and caches play no part."""
     if dataset is None:
         return None
     digest = hashlib.sha256()
-    columns = sorted(dataset.column_names)
+    columns = sorted(set(dataset.column_names) & set(LEARNED_FROM))
     digest.update(json.dumps([columns, len(dataset)]).encode())
     for table in dataset.with_format("arrow").iter(batch_size=1000):
         for name in columns:
@@ -92,7 +96,7 @@ def settings(plan: Plan) -> dict[str, Any]:
 
     With them, under `plan.`, go those of the arguments that were compiled from it, so that a damaged plan.json is noticed.
     """
-    found = json.loads(json.dumps(leaves(plan.values)))
+    found = json.loads(json.dumps(drift.flat(plan.values)))
     arguments = {
         "training": {
             k: v for k, v in plan.training.items() if k not in _SOLVED and f"training.{k}" not in drift.EXTEND_ONLY
@@ -132,6 +136,7 @@ def compare(manifest: dict[str, Any], plan: Plan, now: dict[str, Any], run: str,
             if c.key.startswith("plan.") and c.key.removeprefix("plan.") not in known and c.kind == "frozen"
         ]
     before = manifest.get("fingerprints") or {}
+    _same_preparation(before, plan, problems, run)
     if not before:
         journal.warn(
             "the checkpoint was written by a version that kept no fingerprints of data and model",
@@ -139,7 +144,7 @@ def compare(manifest: dict[str, Any], plan: Plan, now: dict[str, Any], run: str,
         )
     for key, what in _WHAT.items():
         if key in before and before[key] != now.get(key):
-            rows = [f"{side.get('rows')} rows " if key == "data" else "" for side in (before, now)]
+            rows = [f"{side.get('rows')} rows " if key == "train_tokens" else "" for side in (before, now)]
             marks = [str(side.get(key))[:8] for side in (before, now)]
             problems.append(
                 Problem(
@@ -161,6 +166,18 @@ def compare(manifest: dict[str, Any], plan: Plan, now: dict[str, Any], run: str,
         journal.warn(
             f"the checkpoint was trained by {world} {'process' if world == 1 else 'processes'} and goes on with {plan.world_size}",
             f"a step still has {rows_a_step} rows; the result is not bit for bit that of an uninterrupted run",
+        )
+
+
+def _same_preparation(before: dict[str, Any], plan: Plan, problems: list[Problem], run: str) -> None:
+    """Rows that an older version chose by another rule cannot be found again: that of a held out share."""
+    share = plan.data.get("eval")
+    if plan.version < 2 and isinstance(share, int | float) and share and "train_tokens" not in before:
+        problems.append(
+            Problem(
+                f"the run was made by a version that chose the {share:g} of held out rows in another way",
+                hint=f"finish it with nothing-tune 0.1.0, or start from its weights: tune runs fork {run} --restart",
+            )
         )
 
 

@@ -26,6 +26,7 @@ SPIKE_WINDOW = 50
 SPIKE_AFTER = 10
 """Losses that must have been logged before one counts as a spike."""
 ROWS_SHOWN = 8
+PLACES_SHOWN = 8
 WORDS_SHOWN = 60
 
 
@@ -83,8 +84,9 @@ class Spikes(TrainerCallback):
 
 
 def rows_of_step(trainer: Trainer, step: int) -> list[dict[str, Any]]:
-    """The rows that this rank trained on in optimizer step `step` (from 1): `[{"row", "text"}]`, the row counted from 0 among
-    the prepared training rows, the text its beginning. Empty when it cannot be told."""
+    """The sequences that this rank trained on in optimizer step `step` (from 1): `[{"row", "places", "text"}]`, the row counted
+    from 0 among the prepared sequences, `places` the `FILE:LINE` of what is in it, the text its beginning. Empty when it
+    cannot be told."""
     with contextlib.suppress(Exception), random_state_kept():
         loaders = list(trainer.accelerator._dataloaders)
         loader = trainer.get_train_dataloader()
@@ -95,7 +97,7 @@ def rows_of_step(trainer: Trainer, step: int) -> list[dict[str, Any]]:
         loader.set_epoch(epoch)
         batches = itertools.islice(iter(loader.batch_sampler), within * a_step, (within + 1) * a_step)
         rows = [int(i) for batch in batches for i in batch]
-        return [{"row": i, "text": _text(trainer, i)} for i in rows[:ROWS_SHOWN]]
+        return [{"row": i, "places": trainer.places(i), "text": _text(trainer, i)} for i in rows[:ROWS_SHOWN]]
     return []
 
 
@@ -106,8 +108,10 @@ def _text(trainer: Trainer, row: int) -> str:
 
 
 def said(rows: list[dict[str, Any]]) -> str:
-    """Rows as one half sentence: `rows 12, 40`; empty for none."""
-    return f"rows {', '.join(str(r['row']) for r in rows)} (counted from 0)" if rows else ""
+    """Where rows come from, in one half sentence: `rows.jsonl:12, rows.jsonl:40`; empty for none."""
+    places = list(dict.fromkeys(place for row in rows for place in row["places"]))
+    more = f" and {len(places) - PLACES_SHOWN} more" if len(places) > PLACES_SHOWN else ""
+    return f"{', '.join(places[:PLACES_SHOWN])}{more}"
 
 
 def longest(dataset: Any, count: int) -> list[int]:

@@ -13,12 +13,12 @@ import torch
 import transformers
 
 from nothing_tune.artifacts import Run, attempts, checkpoint, write_json
-from nothing_tune.engine import build, chat_templates, data, fingerprints, guard, handover, starts
+from nothing_tune.engine import build, chat_templates, fingerprints, guard, handover, packing_check, prepare, starts
 from nothing_tune.engine import train as training
 from nothing_tune.engine.cadence import Cadence
 from nothing_tune.engine.journal import Journal
 from nothing_tune.engine.progress import EarlyStop, Progress
-from nothing_tune.errors import Preempted, ResumeRefused, StorageError
+from nothing_tune.errors import Preempted, Problem, ResumeRefused, StorageError, UsageError
 from nothing_tune.plan.model import Plan
 
 INITIAL = "initial"
@@ -38,31 +38,28 @@ def train(
     phase = _Phases(phases, journal)
     evaluate = str(plan.training.get("eval_strategy") or "no") != "no"
     with phase("data"):
-        rows = data.load(plan.data, evaluate)
         tok = build.tokenizer(plan)
-    conversational = rows.format == "messages" or (
-        rows.format == "prompt-completion" and isinstance(rows.train[0]["prompt"], list)
-    )
-    config = build.sft_config(plan, run.checkpoints, assistant_only=rows.format == "messages")
+        rows = prepare.load(plan, tok, evaluate, _date(journal), lambda *_: journal.progress())
+        _gate(rows, journal)
+    template = rows.template
+    config = build.sft_config(plan, run.checkpoints)
     resume = _where_to_go_on(run, journal, config)
     if resume is not None:
         config.eval_on_start = False  # it was done on the first start; again, it would move the random numbers
-    wanted = plan.data.get("chat_template") or plan.model.get("chat_template")
-    sample = rows.train.select(range(min(chat_templates.ROWS, len(rows.train)))).to_list() if conversational else []
-    template = chat_templates.choose(
-        tok, wanted, conversational, bool(config.assistant_only_loss), sample, _date(journal)
-    )
     outcome["oom"] = "loading"
     with phase("model"):
         peft_config = build.peft_config(plan)
         base = build.model(plan)
         marks = {"model": fingerprints.of_model(base)}
+        if config.packing or config.padding_free:
+            packing_check.refuse_leaks(base)
         build.add_tokens(base, tok, peft_config, template.added)
     with phase("trainer"):
-        trainer = _trainer(run, plan, base, tok, peft_config, config, rows, template, resume)
+        trainer = _trainer(run, plan, base, tok, peft_config, config, rows, resume)
         training.settings(trainer, plan, journal)
         training.cast_trainable(trainer.model, plan.trainable_dtype)
     marks |= _marks(trainer, tok, template)
+    trainer.places = rows.places
     trainer.saver.fingerprints = marks
     if resume is not None:
         manifest = checkpoint.read(resume)
@@ -71,7 +68,7 @@ def train(
         trainer.first_step = _began_at(run)
     elif (run.path / INITIAL).is_dir():
         _start_from(trainer, run.path / INITIAL)
-    _report_start(plan, trainer, rows, template, journal)
+    _report_start(plan, trainer, rows, journal)
     if resume is not None:
         journal.event("resume", step=int(resume.name.split("-")[1]), path=str(resume.relative_to(run.path)))
 
@@ -161,10 +158,10 @@ def _marks(trainer: training.Trainer, tok: Any, template: chat_templates.Choice)
     """Fingerprints of what the run trains on."""
     return {
         "rows": len(trainer.train_dataset),
-        "data": fingerprints.of_rows(trainer.train_dataset),
-        "eval_data": fingerprints.of_rows(trainer.eval_dataset),
+        "train_tokens": fingerprints.of_rows(trainer.train_dataset),
+        "eval_tokens": fingerprints.of_rows(trainer.eval_dataset),
         "tokenizer": fingerprints.of_tokenizer(tok),
-        "chat_template": fingerprints.of_text(template.train or template.own),
+        "chat_template": fingerprints.of_text(template.text or template.own),
     }
 
 
@@ -211,8 +208,7 @@ def _trainer(
     tok: Any,
     peft_config: Any,
     config: Any,
-    rows: data.Data,
-    template: chat_templates.Choice,
+    rows: prepare.Prepared,
     resume: Path | None,
 ) -> training.Trainer:
     """The trainer; PiSSA and OLoRA starts are recorded on a first start and replayed when the run resumes."""
@@ -223,7 +219,7 @@ def _trainer(
             f"{start.name} is gone, and without it the base weights of the run cannot be made again",
             hint="start a new run",
         )
-    tok.chat_template = template.train or template.own
+    tok.chat_template = rows.template.own
     with starts.replayed(start) if moves and resume is not None else starts.recorded(start) as write:
         trainer = training.Trainer(
             model=base,
@@ -235,42 +231,59 @@ def _trainer(
         )
     if write is not None:
         write(trainer.model)
-    tok.chat_template = template.own
     head = trainer.model.get_output_embeddings()
-    if template.added and not hasattr(head, "bias"):
+    if rows.template.added and not hasattr(head, "bias"):
         head.__dict__["bias"] = None  # TRL's fused head reads it, PEFT's token wrapper hides it
     return trainer
 
 
-def _report_start(
-    plan: Plan, trainer: training.Trainer, rows: data.Data, template: chat_templates.Choice, journal: Journal
-) -> None:
+def _gate(rows: prepare.Prepared, journal: Journal) -> None:
+    """Says what the gate found; an error ends the run before a model is loaded."""
+    found = rows.report["findings"]
+    wrong = [
+        Problem("; ".join([f["what"], *(", ".join(f["rows"]),) * bool(f["rows"])]), key=f["key"], hint=f["hint"])
+        for f in found
+        if f["severity"] == "error"
+    ]
+    if wrong:
+        raise UsageError(*wrong)
+    for finding in found:
+        if finding["severity"] == "warning":
+            named = f" ({', '.join(finding['rows'][:3])})" if finding["rows"] else ""
+            journal.warn(f"{finding['what']}{named}", finding["hint"])
+
+
+def _report_start(plan: Plan, trainer: training.Trainer, rows: prepare.Prepared, journal: Journal) -> None:
     model = trainer.model
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
     total = sum(p.numel() * (2 if type(p).__name__ == "Params4bit" else 1) for p in model.parameters())
-    supervised = None
-    with contextlib.suppress(Exception):
-        labels = trainer.train_dataset.with_format("arrow")[:]["labels"].combine_chunks().flatten()
-        supervised = int((labels.to_numpy(zero_copy_only=False) != -100).sum())
-    dropped = len(rows.train) - len(trainer.train_dataset)
-    if dropped > 0 and not trainer.args.packing:
-        journal.warn(
-            f"{dropped} of {len(rows.train)} rows were dropped: nothing of them is learned within {trainer.args.max_length} tokens",
-            "raise training.max_length, or shorten the prompts",
-        )
+    report = rows.report
+    dropped, sides = report["dropped"], (report["train"], report["eval"] or {})
     journal.event(
         "start",
-        train_rows=len(rows.train),
-        eval_rows=len(rows.eval) if rows.eval is not None else 0,
+        train_rows=sides[0]["rows"],
+        eval_rows=sides[1].get("rows", 0),
         train_sequences=len(trainer.train_dataset),
         trainable_parameters=trainable,
         total_parameters=total,
-        supervised_tokens=supervised,
+        supervised_tokens=sides[0]["supervised_tokens"],
         device=str(trainer.args.device),
         dtype=str((plan.model.get("init") or {}).get("dtype")),
         precision_reason=plan.why.get("SFTConfig.bf16") or plan.why.get("training.bf16"),
-        chat_template=template.source,
-        format=rows.format,
+        chat_template=rows.template.source,
+        format=report["format"],
+        data={
+            "rows": sides[0]["rows"],
+            "eval_rows": sides[1].get("rows", 0),
+            "bad": report["bad_rows"]["count"],
+            "duplicates": dropped["duplicates"] + dropped["near_duplicates"],
+            "leaked": dropped["leaked"],
+            "cut": sides[0]["cut"]["answers"],
+            "max_length": report["max_length"],
+            "format": report["format"],
+            "split": report["split"],
+            "cached": report["cached"],
+        },
     )
     machine: dict[str, Any] = {
         "torch": torch.__version__,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ class Trainer(SFTTrainer):
         saver: Writes and commits checkpoints.
         metric, greater, hand_over_best: How the best checkpoint is told.
         max_non_finite: Steps in a row whose loss or gradient is not finite that end the run.
+        places: Where the rows of a training sequence come from, `FILE:LINE` each.
         forked: Whether the checkpoint comes from another run, with other settings.
         first_step: Step at which the run began: that of the parent's checkpoint in a child run that goes on from it, else 0.
         phase: `loading`, `training` or `evaluation`: what runs out of memory when memory runs out.
@@ -41,6 +42,7 @@ class Trainer(SFTTrainer):
     greater = False
     hand_over_best = False
     max_non_finite = 3
+    places: Callable[[int], list[str]] = staticmethod(lambda _: [])
     forked = False
     first_step = 0
     phase = "loading"
@@ -276,7 +278,7 @@ def diverged(trainer: Trainer, what: str, rows: list[dict[str, Any]]) -> Diverge
         trainer.saver.settle()
     good = checkpoint.complete(Path(trainer.args.output_dir))
     slower = f"training.learning_rate={trainer.args.learning_rate / 2:g}"
-    look = f"look at {guard.said(rows)} of the training data; " if rows else ""
+    look = f"look at {said}; " if (said := guard.said(rows)) else ""
     cures = "a lower learning rate, more warmup_steps or a lower max_grad_norm help"
     if good:
         fork = f"tune runs fork {trainer.journal.run.id} {slower}"

@@ -27,9 +27,9 @@ from typing import Any
 
 from nothing_tune.artifacts import Run, attempts, write_json
 from nothing_tune.artifacts.redact import guard_output
+from nothing_tune.data.hub import reachable
 from nothing_tune.engine import ranks
 from nothing_tune.engine.delivery import Delivery
-from nothing_tune.engine.hub import reachable
 from nothing_tune.engine.journal import Journal
 from nothing_tune.errors import Busy, OutOfMemory, Preempted, Stopped, TuneError, UsageError
 from nothing_tune.plan import batch

@@ -18,7 +18,12 @@ def make_plan(recipe: Recipe) -> Plan:
     """Compiles `recipe` for its GPU: derives what it leaves open, and gives every value its reason."""
     values = copy.deepcopy(recipe.values)
     why = {key: _origin(recipe, key) for key in leaves(values)}
-    for key, (value, rule) in {**precision.derive(values), **_tracking(values), **_names(values, recipe)}.items():
+    for key, (value, rule) in {
+        **precision.derive(values),
+        **_tracking(values),
+        **_names(values, recipe),
+        **_data(values),
+    }.items():
         _put(values, key, value)
         why[key] = f"derived: {rule}"
     training, managed = kwargs.training_kwargs(values)
@@ -26,14 +31,12 @@ def make_plan(recipe: Recipe) -> Plan:
     training, spread_over = _spread(recipe, training, processes)
     quantization = values.get("quantization") or None
     peft = values.get("peft") or None
-    data = {"format": "auto", **(values.get("data") or {})}
-    data["seed"] = data.pop("split_seed", None) or 42
     return Plan(
         name=recipe.name,
         gpu=values.get("gpu") or {},
         values=values,
         model=kwargs.model_kwargs(values),
-        data=data,
+        data=kwargs.data_settings(values),
         quantization=copy.deepcopy(quantization),
         peft=copy.deepcopy(peft),
         training=training,
@@ -79,6 +82,12 @@ def _tracking(values: dict[str, Any]) -> dict[str, tuple[Any, str]]:
 def _names(values: dict[str, Any], recipe: Recipe) -> dict[str, tuple[Any, str]]:
     if (values.get("training") or {}).get("run_name") is None:
         return {"training.run_name": (recipe.name, "the recipe's name")}
+    return {}
+
+
+def _data(values: dict[str, Any]) -> dict[str, tuple[Any, str]]:
+    if (values.get("data") or {}).get("truncation") is None:
+        return {"data.truncation": kwargs.truncation(values)}
     return {}
 
 

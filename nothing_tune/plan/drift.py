@@ -9,19 +9,25 @@ from dataclasses import dataclass
 from typing import Any
 
 from nothing_tune.errors import Problem
+from nothing_tune.plan import kwargs
+from nothing_tune.recipe.model import leaves, lookup
 
 FREE = (
     # What a run is called and tells.
     "name", "description", "tracking.", "training.report_to", "training.run_name", "training.disable_tqdm",
     "training.logging_", "training.log_level", "training.log_level_replica", "training.log_on_each_node",
+    # How rows were made: those that are there are compared themselves.
+    "generate", "generate.",
     # When it saves, and what it watches. Evaluation is not among these: it draws from the random numbers that dropout uses.
     "training.save_steps", "training.save_strategy", "training.save_total_limit", "checkpoint.",
     "monitor.non_finite_steps", "monitor.loss_spike", "monitor.rehearse", "monitor.hang_minutes",
     # How batches reach the device. Workers that persist are not among these: they draw one seed instead of one an epoch.
     "training.dataloader_num_workers", "training.dataloader_pin_memory", "training.dataloader_prefetch_factor",
     "training.torch_empty_cache_steps", "training.ddp_timeout", "training.skip_memory_metrics", "launch.",
-    # Facts, and a sample that is used only where data.train names it.
-    "gpu.", "data.sample", "data.sample.", "model.facts", "model.facts.", "model.license", "model.gated", "model.parameters_b",
+    # Facts, a sample that is used only where data.train names it, and how many bad rows stop a run: the rows that are
+    # left are compared themselves.
+    "gpu.", "data.sample", "data.sample.", "data.max_bad_rows",
+    "model.facts", "model.facts.", "model.license", "model.gated", "model.parameters_b",
 )  # fmt: skip
 """Keys that may change when a run continues: they touch no weight and do not decide what is handed over. With a dot or an
 underscore at the end: all keys that begin so."""
@@ -31,6 +37,15 @@ EXTEND_ONLY = ("training.num_train_epochs", "training.max_steps")
 
 BY_CONTENT = ("data.train", "data.eval")
 """Keys whose values only say where something lies: its content, which the engine compares, decides."""
+USUAL: dict[str, Any] = leaves(
+    {
+        "data": kwargs.DATA,
+        "checkpoint": {**kwargs.checkpoint_settings({}), "deadline": None},
+        "monitor": kwargs.monitor_settings({}),
+        "launch": {"processes": 1},
+    }
+)
+"""Settings that a newer nothing-tune added -> the value at which they touch nothing of a run that was made without them."""
 
 
 @dataclass(frozen=True)
@@ -57,12 +72,23 @@ class Change:
         return text
 
 
+def flat(values: dict[str, Any]) -> dict[str, Any]:
+    """Leaves of a plan's `values` as `changes` compares them: sources whole, whether they are texts, mappings or lists."""
+    out = leaves(values)
+    for key in BY_CONTENT:
+        whole = lookup(values, key)
+        if isinstance(whole, dict):
+            out = {k: v for k, v in out.items() if not k.startswith(f"{key}.")} | {key: whole}
+    return out
+
+
 def changes(before: dict[str, Any], after: dict[str, Any]) -> list[Change]:
-    """What differs between two sets of leaves (`recipe.model.leaves` of a plan's `values`), by key."""
+    """What differs between two sets of leaves (`flat` of a plan's `values`), by key; not what `before` lacks and is `USUAL`."""
     found = []
+    usual = {**USUAL, "data.truncation": kwargs.truncation({"training": _training(after)})[0]}
     for key in sorted({*before, *after}):
         old, new = before.get(key), after.get(key)
-        if old == new:
+        if old == new or (key not in before and key in usual and usual[key] == new):
             continue
         kind = "frozen"
         if is_free(key):
@@ -71,6 +97,10 @@ def changes(before: dict[str, Any], after: dict[str, Any]) -> list[Change]:
             kind = "extend"
         found.append(Change(key, old, new, kind))
     return found
+
+
+def _training(flat_: dict[str, Any]) -> dict[str, Any]:
+    return {k.removeprefix("training."): v for k, v in flat_.items() if k.startswith("training.")}
 
 
 def is_free(key: str) -> bool:

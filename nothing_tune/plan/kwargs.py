@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 from nothing_tune.recipe import duration
@@ -29,6 +30,27 @@ WATCHED: dict[str, Any] = {
     "hang_minutes": 30,
 }
 """What `plan.monitor` holds where the recipe says nothing."""
+DATA: dict[str, Any] = {
+    "train": None,
+    "eval": None,
+    "sample": None,
+    "format": "auto",
+    "columns": None,
+    "transcript": {"speaker": None, "turns": 8, "stride": None},
+    "split_seed": 42,
+    "group_by": None,
+    "stratify_by": None,
+    "max_samples": None,
+    "max_bad_rows": 0.0,
+    "dedupe": "exact",
+    "near_duplicates": 0.85,
+    "leakage": "drop",
+    "min_tokens": None,
+    "max_tokens": None,
+    "truncation": None,
+    "chat_template": None,
+}
+"""The recipe's `data` where it says nothing; in the plan `split_seed` is called `seed`."""
 
 
 def training_kwargs(values: dict[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
@@ -42,10 +64,37 @@ def training_kwargs(values: dict[str, Any]) -> tuple[dict[str, Any], dict[str, s
             why[f"SFTConfig.{key}"] = f"managed: the recipe's {written[key]!r} is done by tune; {reason}"
         else:
             why[f"SFTConfig.{key}"] = f"managed: {reason}"
-    if out.get("packing") and out.get("eval_packing") is None:
+    for key in ("truncation_mode", "eval_packing"):
+        out.pop(key, None)
+    if out.get("packing"):
         out["eval_packing"] = False
-        why["SFTConfig.eval_packing"] = "derived: evaluation stays unpacked, so that its loss can be compared"
+        why["SFTConfig.eval_packing"] = "managed: evaluation stays unpacked, so that its loss can be compared"
+    if out.get("padding_free") and not out.get("packing") and out.get("max_length") is not None:
+        out["max_length"] = None
+        why["SFTConfig.max_length"] = (
+            f"derived: tune keeps rows to training.max_length {written['max_length']} itself, before TRL sees them; TRL "
+            "takes no length together with padding_free"
+        )
     return out, why
+
+
+def truncation(values: dict[str, Any]) -> tuple[str, str]:
+    """`(data.truncation, why)` where the recipe leaves it open: as upstream's own options would have it."""
+    training = values.get("training") or {}
+    if training.get("packing") and training.get("packing_strategy") == "bfd_split":
+        return "split", "training.packing_strategy bfd_split splits long rows"
+    if training.get("truncation_mode") == "keep_end":
+        return "left", "training.truncation_mode keep_end keeps the end"
+    return "right", "long rows keep their beginning, as in TRL"
+
+
+def data_settings(values: dict[str, Any]) -> dict[str, Any]:
+    """Which rows are trained on and how they are prepared, every key given; see `Plan.data`."""
+    own = {k: v for k, v in (values.get("data") or {}).items() if v is not None}
+    out: dict[str, Any] = {**DATA, **own, "transcript": {**DATA["transcript"], **(own.get("transcript") or {})}}
+    out["truncation"] = out["truncation"] or truncation(values)[0]
+    out["seed"] = out.pop("split_seed")
+    return copy.deepcopy(out)
 
 
 def model_kwargs(values: dict[str, Any]) -> dict[str, Any]:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-PLAN_VERSION = 1
+from nothing_tune.plan import kwargs
+
+PLAN_VERSION = 2
+"""1: a share of the rows was held out by `datasets.train_test_split`, and no repeated row was left out."""
+VERSION_1 = {"dedupe": "none", "leakage": "keep"}
+"""What `data` meant in a plan of version 1, which had no such keys."""
 
 
 @dataclass(frozen=True)
@@ -18,7 +23,9 @@ class Plan:
         values: The whole resolved recipe, derived values included; what `show-config` prints. `${oc.env:NAME}` stays unresolved.
         model: `name_or_path`, `revision`, `trust_remote_code`, `chat_template` and `init`: the keyword arguments of
             `from_pretrained` other than `quantization_config` (`dtype` is a name such as `float32`).
-        data: `train`, `eval`, `format`, `max_samples`, `seed`: which rows, see `engine/data.py`.
+        data: Which rows, and how they are prepared; every key of the recipe's `data` with its default filled (see
+            `kwargs.DATA`), and `split_seed` as `seed`. `train` and `eval` as the recipe writes them: a text, a mapping with
+            `source`, a list of both, or (`eval`) a share; `truncation` is never None.
         quantization: Keyword arguments of BitsAndBytesConfig (dtypes as names); None trains the base as it is loaded.
         peft: Keyword arguments of the PEFT config, `peft_type` included; None is full fine-tuning.
         training: Keyword arguments of SFTConfig, without `output_dir` and `model_init_kwargs`, which the engine adds.
@@ -63,4 +70,16 @@ class Plan:
         if int(data.get("version", 0)) > PLAN_VERSION:
             raise ValueError(f"plan version {data['version']} is newer than {PLAN_VERSION}: use a newer nothing-tune")
         known = cls.__dataclass_fields__
-        return cls(**{k: v for k, v in data.items() if k in known})
+        plan = cls(**{k: v for k, v in data.items() if k in known})
+        return plan if plan.version >= PLAN_VERSION else plan.of_version(plan.version)
+
+    def of_version(self, version: int) -> Plan:
+        """This plan for a run whose plan is of `version`: its rows are chosen as they were when it was started.
+
+        In version 1 no repeated row was left out. How a share was held out then is not known here any more: the engine tells
+        by `version`.
+        """
+        if version >= PLAN_VERSION:
+            return self
+        full = kwargs.data_settings({"training": self.values.get("training"), "data": {}})
+        return replace(self, version=version, data={**full, **self.data, **VERSION_1})

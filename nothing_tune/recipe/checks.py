@@ -9,14 +9,24 @@ from typing import Any
 
 from nothing_tune.errors import Place, Problem
 from nothing_tune.recipe import secret, upstream
-from nothing_tune.recipe.model import Layer, Origin, leaves
+from nothing_tune.recipe.model import Layer, Origin, leaves, origin_of
 from nothing_tune.recipe.names import PEFT_RULES, TRAINING_RULES, renamed
 from nothing_tune.recipe.ranges import ADVISED, words
 from nothing_tune.recipe.rules import RULES, View
 from nothing_tune.recipe.schema import NULLABLE, SECTIONS, TOP, UPSTREAM
 from nothing_tune.recipe.values import children, near, problem, told
 
-ENV_KEYS = ("data.", "model.name_or_path", "model.revision", "tracking.entity", "tracking.project", "tracking.group")
+ENV_KEYS = (
+    "data.",
+    "generate.prompts",
+    "generate.output",
+    "generate.generator.",
+    "model.name_or_path",
+    "model.revision",
+    "tracking.entity",
+    "tracking.project",
+    "tracking.group",
+)
 """Keys whose values may name an environment variable: paths and names, which differ from machine to machine."""
 _REFERENCE = re.compile(r"\$\{([\w.]+)\}")
 _ENV = re.compile(r"\$\{oc\.env:([^{},]*)")
@@ -153,8 +163,9 @@ def _unknown(values: dict[str, Any], kind: str, places: dict[str, Place], prefix
                 tell(path, section, name, value, list(specs))
                 continue
             below = children(specs[name])
-            if below is not None and isinstance(value, dict):
-                walk(value, below, section, path)
+            for under, inside in _mappings(value, path, specs[name]):
+                if below is not None:
+                    walk(inside, below, section, under)
 
     sections = [*SECTIONS, *UPSTREAM]
     for name, value in values.items():
@@ -200,12 +211,12 @@ def _inherited(values: dict[str, Any], origins: dict[str, Origin], others: list[
     reported = {p.key for p in others}
     left = [name for name in peft if name not in upstream.options(kind) and f"peft.{name}" not in reported]
     if left:
-        below = _origin(origins, f"peft.{left[0]}")
+        below = origin_of(origins, f"peft.{left[0]}")
         yield _problem(
             "peft.peft_type",
             f"peft.peft_type is {kind}, which has no {', '.join(left)}" + (f" ({below})" if below else ""),
             f"write replace: [peft] in the layer that sets {kind}, so that nothing of another method is inherited",
-            _origin(origins, "peft.peft_type"),
+            origin_of(origins, "peft.peft_type"),
         )
 
 
@@ -220,14 +231,25 @@ def _specified(values: dict[str, Any], kind: str) -> Iterator[tuple[str, Any, An
             path = f"{above}.{name}" if above else name
             yield path, spec, value
             below = children(spec)
-            if below is not None and isinstance(value, dict):
-                yield from walk(value, below, path)
+            for under, inside in _mappings(value, path, spec):
+                if below is not None:
+                    yield from walk(inside, below, under)
 
     yield from walk({k: v for k, v in values.items() if k in TOP}, TOP, "")
     for section in (*SECTIONS, *UPSTREAM):
         content = values.get(section)
         if isinstance(content, dict):
             yield from walk(content, _specs(section, kind), section)
+
+
+def _mappings(value: Any, path: str, spec: Any) -> Iterator[tuple[str, dict[str, Any]]]:
+    """`(dotted key, mapping)` of a value that is a mapping, of each mapping in a list, and of each one under a free name."""
+    if isinstance(value, dict) and getattr(spec, "each", False):
+        yield from ((f"{path}.{name}", item) for name, item in value.items() if isinstance(item, dict))
+    elif isinstance(value, dict):
+        yield path, value
+    elif isinstance(value, list):
+        yield from ((f"{path}.{n}", item) for n, item in enumerate(value) if isinstance(item, dict))
 
 
 def _wrong_values(values: dict[str, Any], origins: dict[str, Origin]) -> Iterator[Problem]:
@@ -237,9 +259,9 @@ def _wrong_values(values: dict[str, Any], origins: dict[str, Origin]) -> Iterato
             hint = "null switches it off" if section in NULLABLE else "indent its keys below it"
             hint = "remove the line" if content is None else hint
             what = f"{section} must be a mapping of keys, not {told(content)}"
-            yield _problem(section, what, hint, _origin(origins, section))
+            yield _problem(section, what, hint, origin_of(origins, section))
     for key, spec, value in _specified(values, _peft_kind(values)):
-        origin = _origin(origins, key)
+        origin = origin_of(origins, key)
         answer = _variable(key, value) or _refused(key, value)
         if answer is None and not (isinstance(value, str) and _ENV.search(value)):
             answer = problem(key, spec, value)
@@ -253,7 +275,9 @@ def _wrong_values(values: dict[str, Any], origins: dict[str, Origin]) -> Iterato
 
 
 def _variable(key: str, value: Any) -> tuple[str, str] | None:
-    texts = [v for v in (value if isinstance(value, list) else [value]) if isinstance(v, str)]
+    texts = [
+        v for v in (value if isinstance(value, list) else [value]) if isinstance(v, str)
+    ]  # mappings: their own keys
     for name in (n for text in texts for n in _ENV.findall(text)):
         if secret.SECRET_NAME.search(name):
             return f"{key} may not take a secret: ${{oc.env:{name}}}", "the tools read it themselves; remove the line"
@@ -305,12 +329,6 @@ def _without(values: dict[str, Any], keys: list[str]) -> dict[str, Any]:
         for k, v in values.items()
     }
     return {k: v for k, v in out.items() if k not in keys}
-
-
-def _origin(origins: dict[str, Origin], key: str) -> Origin | None:
-    if key in origins:
-        return origins[key]
-    return next((o for k, o in origins.items() if k.startswith(f"{key}.")), None)
 
 
 def _problem(key: str, what: str, hint: str, origin: Origin | None) -> Problem:

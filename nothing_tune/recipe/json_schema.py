@@ -21,12 +21,14 @@ TYPES: dict[str, dict[str, Any]] = {
     "list[str]": {"type": "array", "items": {"type": "string"}},
     "list[int]": {"type": "array", "items": {"type": "integer"}},
     "dict": {"type": "object"},
+    "dict[str]": {"type": "object", "additionalProperties": {"type": "string"}},
     "null": {"type": "null"},
     "any": {},
 }
 ABOUT = {
     "model": "The base model and how it is loaded.",
     "data": "Which rows train and evaluate.",
+    "generate": "How `tune data generate` makes training rows: a generator answers prompts.",
     "quantization": "BitsAndBytesConfig: how the frozen base is stored; null switches it off.",
     "peft": "The PEFT config; null trains every weight.",
     "training": "SFTConfig, by its own names.",
@@ -113,7 +115,7 @@ def _key(key: str, spec: Field | upstream.Option, note: str = "") -> dict[str, A
     alternatives: list[dict[str, Any]] = []
     nullable = "null" in spec.types or key in DERIVED
     for kind in dict.fromkeys([*(t for t in spec.types if t != "null"), *(["null"] if nullable else [])]):
-        one = dict(TYPES[kind])
+        one = dict(TYPES.get(kind, {}))
         if kind == "str" and spec.choices:
             one = {"enum": [c for c in spec.choices if "[" not in c]}
         elif kind in ("list", "list[str]") and spec.choices:
@@ -124,6 +126,8 @@ def _key(key: str, spec: Field | upstream.Option, note: str = "") -> dict[str, A
             one["pattern"] = f"^{spec.pattern}$"
         elif kind == "dict":
             one |= _nested(key, spec)
+        elif kind == "list[source]":
+            one = {"type": "array", "items": {"anyOf": [TYPES["str"], {**TYPES["dict"], **_nested(key, spec)}]}}
         alternatives.append(one)
     if spec.choices and "no" in spec.choices and "bool" not in spec.types:
         alternatives.append({"const": False})  # a bare `no`, as YAML 1.1 reads it
@@ -170,10 +174,13 @@ def _nested(key: str, spec: Field | upstream.Option) -> dict[str, Any]:
     )
     if not below:
         return {}
-    return {
+    keys = {
         "properties": {name: _key(f"{key}.{name}", one) for name, one in below.items()},
         "additionalProperties": False,
     }
+    if isinstance(spec, Field) and spec.each:
+        return {"additionalProperties": {"type": ["object", "null"], **keys}}
+    return keys
 
 
 def _alternatives(schema: dict[str, Any]) -> list[dict[str, Any]]:

@@ -14,16 +14,19 @@ from nothing_tune.recipe import checks
 from nothing_tune.recipe.library import LAYER_KINDS, find_layer, find_named, label, library_root, names
 from nothing_tune.recipe.model import Layer, lookup
 from nothing_tune.recipe.reader import read_file, read_value
+from nothing_tune.recipe.schema import PROMPTS, SOURCES
 
 GRAMMAR = ("layers", "replace", "gpus", "scenarios")
 """Keys that steer the merge and are no values of the recipe."""
 PATH_KEYS = (
-    "data.train",
-    "data.eval",
+    *SOURCES,
     "data.sample.train",
     "data.sample.eval",
     "data.chat_template",
     "model.name_or_path",
+    PROMPTS,
+    "generate.output",
+    "generate.generator.model",
 )
 """Keys whose relative paths are meant relative to the file that holds them."""
 
@@ -217,7 +220,16 @@ def _resolve_paths(values: dict[str, Any], file: Path | None) -> None:
         if isinstance(written, str):
             node[last] = _existing(written, file)
         elif isinstance(written, list):
-            node[last] = [_existing(v, file) if isinstance(v, str) else v for v in written]
+            node[last] = [_source(v, file) for v in written]
+        elif isinstance(written, dict):
+            node[last] = _source(written, file)
+
+
+def _source(written: Any, file: Path | None) -> Any:
+    """A text, or the `source` of a mapping, with its path made absolute."""
+    if isinstance(written, dict) and isinstance(written.get("source"), str):
+        return {**written, "source": _existing(written["source"], file)}
+    return _existing(written, file) if isinstance(written, str) else written
 
 
 def _existing(written: str, file: Path | None) -> str:
@@ -228,7 +240,9 @@ def _existing(written: str, file: Path | None) -> str:
         return str(path)
     for folder in ([file.parent] if file else []) + [Path.cwd(), library_root()]:
         there = Path(os.path.normpath(folder / path)).absolute()
-        if there != folder and (next(folder.glob(written), None) if "*" in written else there.exists()):
+        if there != folder and (
+            next(folder.glob(written), None) if any(c in written for c in "*?[") else there.exists()
+        ):
             return str(there)
     return written
 

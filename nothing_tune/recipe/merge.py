@@ -9,10 +9,10 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import GrammarParseError, OmegaConfBaseException
 
-from nothing_tune.errors import Problem, RecipeError
+from nothing_tune.errors import Place, Problem, RecipeError
 from nothing_tune.recipe import checks
 from nothing_tune.recipe.model import Layer, Origin, leaves, lookup
-from nothing_tune.recipe.schema import NULLABLE
+from nothing_tune.recipe.schema import NULLABLE, PROMPTS, SOURCES
 from nothing_tune.recipe.values import told
 
 _ENV = re.compile(r"\$\{oc\.env:([^{}]*)\}")
@@ -48,6 +48,7 @@ def merge(layers: list[Layer]) -> tuple[dict[str, Any], dict[str, Origin]]:
             origins = {k: o for k, o in origins.items() if k != key and not k.startswith(f"{key}.")}
         for key in layer.replace:
             values.setdefault(key, {})
+        _start_sources(config, values)
         clashes = _clashes(config, values, layer, n, len(layers))
         problems += clashes
         if clashes:
@@ -73,7 +74,9 @@ def merge(layers: list[Layer]) -> tuple[dict[str, Any], dict[str, Origin]]:
                 origins.pop(parent, None)
             shadowed = (*before.shadowed, replace(before, shadowed=())) if before else ()
             place = layer.value_places.get(key)
-            origins[key] = Origin(layer.name, n, len(layers), value, place, shadowed, layer.own)
+            origins[key] = Origin(
+                layer.name, n, len(layers), value, place, shadowed, layer.own, _inside(layer, key, value)
+            )
     if problems:
         raise RecipeError(*problems)
     values = _resolve(config, origins)
@@ -110,6 +113,26 @@ def _resolve(config: DictConfig, origins: dict[str, Origin]) -> dict[str, Any]:
     if problems:
         raise RecipeError(*problems)
     return values
+
+
+def _start_sources(config: DictConfig, values: dict[str, Any]) -> None:
+    """Lets a source start anew: a text or list takes the place of a mapping, and a mapping with `source` that of another.
+
+    A mapping without `source` changes settings of the source that lower layers name.
+    """
+    for key in (*SOURCES, PROMPTS):
+        section, name = key.split(".")
+        given, there = lookup(values, key), config._get_node(section)
+        if given is None or not isinstance(there, DictConfig) or there._is_none() or there._get_node(name) is None:
+            continue
+        if not isinstance(given, dict) or "source" in given:
+            there[name] = None
+
+
+def _inside(layer: Layer, key: str, value: Any) -> dict[str, Place]:
+    if not isinstance(value, list):
+        return {}
+    return {k: v for k, v in layer.value_places.items() if k.startswith(f"{key}.")}
 
 
 def _too_long(values: dict[str, Any], key: str, sizes: dict[str, int]) -> bool:
@@ -245,4 +268,6 @@ def _protect(value: Any) -> Any:
 def _restore(value: Any) -> Any:
     if isinstance(value, list):
         return [_restore(v) for v in value]
+    if isinstance(value, dict):
+        return {k: _restore(v) for k, v in value.items()}
     return _ENV_KEPT.sub(r"${oc.env:\1}", value) if isinstance(value, str) else value

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,11 @@ class Layer:
 
 @dataclass(frozen=True)
 class Origin:
-    """Which layer set a value: `layer` is the n-th of `of` layers (n from 1); `value` is as written there; `own` as `Layer.own`."""
+    """Which layer set a value.
+
+    `layer` is the n-th of `of` layers (n from 1); `value` is as written there; `own` as `Layer.own`; `inside` has the places of
+    what stands in a list, by dotted key (`data.train.0.weight`).
+    """
 
     layer: str
     n: int
@@ -47,6 +51,7 @@ class Origin:
     place: Place | None = None
     shadowed: tuple[Origin, ...] = ()
     own: bool = False
+    inside: dict[str, Place] = field(default_factory=dict, compare=False, repr=False)
 
     def __str__(self) -> str:
         return f"layer {self.n} of {self.of}: {self.layer}"
@@ -75,6 +80,20 @@ class Recipe:
     def get(self, key: str, default: Any = None) -> Any:
         """Value at a dotted key, `default` where there is none."""
         return lookup(self.values, key, default)
+
+
+def origin_of(origins: dict[str, Origin], key: str) -> Origin | None:
+    """Origin of a dotted key: its own, that of a key below it, or that of the list that it stands in, with its own place there."""
+    if key in origins:
+        return origins[key]
+    below = next((o for k, o in origins.items() if k.startswith(f"{key}.")), None)
+    parent = key
+    while below is None and "." in parent:
+        parent = parent.rpartition(".")[0]
+        holder = origins.get(parent)
+        if holder is not None and isinstance(holder.value, list):
+            return replace(holder, place=holder.inside.get(key, holder.place))
+    return below
 
 
 def lookup(values: dict[str, Any], key: str, default: Any = None) -> Any:

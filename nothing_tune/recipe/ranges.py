@@ -60,7 +60,6 @@ RANGES: dict[str, Range] = {
     "training.eval_delay": NOT_NEGATIVE,
     "training.eval_accumulation_steps": COUNT,
     "training.torch_empty_cache_steps": COUNT,
-    "training.dataset_num_proc": COUNT,
     "training.dataloader_num_workers": NOT_NEGATIVE,
     "training.dataloader_prefetch_factor": COUNT,
     "training.pad_to_multiple_of": COUNT,

@@ -1,4 +1,5 @@
-"""Rules between fields: hardware, precision, quantization and PEFT. Those of training are in `rules_training.py`.
+"""Rules between fields: hardware, precision, quantization and PEFT. Those of training and
+data are in `rules_training.py` and `rules_data.py`.
 
 A rule is a function from a `View` to the problems that it finds. Its docstring says why, and who says so.
 """
@@ -10,7 +11,7 @@ import shlex
 from collections.abc import Callable, Iterator
 
 from nothing_tune.errors import Problem
-from nothing_tune.recipe import rules_training
+from nothing_tune.recipe import rules_data, rules_generate, rules_training
 from nothing_tune.recipe.view import View
 
 __all__ = ["RULES", "View"]
@@ -367,5 +368,7 @@ RULES: tuple[Rule, ...] = (
     remote_code_is_pinned,
     commands_are_words,
     *rules_training.RULES,
+    *rules_data.RULES,
+    *rules_generate.RULES,
 )
 """Every rule, in the order in which problems are shown."""

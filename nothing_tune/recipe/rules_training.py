@@ -170,35 +170,12 @@ def packing_keeps_rows_apart(view: View) -> Iterator[Problem]:
             "training.packing fills rows up to max_length, which is null",
             "write max_length: 1024",
         )
-    if view.get("training.padding_free") and not view.get("training.packing") and not view.null("training.max_length"):
-        yield view.problem(
-            "training.padding_free",
-            "training.padding_free does not keep to max_length without packing",
-            "write packing: true",
-        )
     if view.get("training.packing") and view.get("training.train_sampling_strategy") == "group_by_length":
         yield view.problem(
             "training.train_sampling_strategy",
             "packed rows are equally long: grouping them by length does nothing",
             "",
             "advice",
-        )
-
-
-def loss_fits_rows(view: View) -> Iterator[Problem]:
-    """TRL masks by conversation turn or by completion; plain text has neither."""
-    rows = view.get("data.format", "auto")
-    if view.get("training.assistant_only_loss") and rows == "text":
-        yield view.problem(
-            "training.assistant_only_loss",
-            "training.assistant_only_loss needs conversations, and data.format is text",
-            "remove the line",
-        )
-    if view.get("training.completion_only_loss") and rows in ("text", "messages"):
-        yield view.problem(
-            "training.completion_only_loss",
-            f"training.completion_only_loss needs prompt and completion, and data.format is {rows}",
-            "write assistant_only_loss: true" if rows == "messages" else "remove the line",
         )
 
 
@@ -247,12 +224,10 @@ def deprecated(view: View) -> Iterator[Problem]:
             "fused_linear_cross_entropy does not go with TRL's own fused head",
             "remove it",
         )
-    for name, value, hint in (
-        ("truncation_mode", "keep_end", "write keep_start"),
-        ("loss_type", "chunked_nll", "write nll: it is the same"),
-    ):
-        if view.get(f"training.{name}") == value:
-            yield view.problem(f"training.{name}", f"training.{name} {value} is deprecated", hint, "advice")
+    if view.get("training.loss_type") == "chunked_nll":
+        yield view.problem(
+            "training.loss_type", "training.loss_type chunked_nll is deprecated", "write nll: it is the same", "advice"
+        )
 
 
 def one_voice_on_tracking(view: View) -> Iterator[Problem]:
@@ -296,7 +271,6 @@ RULES = (
     scheduler_arguments,
     save_best_needs_evaluation,
     packing_keeps_rows_apart,
-    loss_fits_rows,
     workers_are_there,
     old_name_is_not_overruled,
     deprecated,

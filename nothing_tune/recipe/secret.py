@@ -14,9 +14,11 @@ SECRET_NAME = re.compile(r"(?:^|_)(?:TOKEN|KEY|SECRET|PASSWORD|PASSWD|CREDENTIAL
 
 
 def found(key: str, value: Any) -> tuple[str, str] | None:
-    """`(what it looks like, where it belongs)` when a text, or a text in a list, looks like a secret; None otherwise."""
+    """`(what it looks like, where it belongs)` when a text, or a text in a list or mapping, looks like a secret; None otherwise."""
     if isinstance(value, list):
         return next((hit for item in value if (hit := found(key, item))), None)
+    if isinstance(value, dict):
+        return next((hit for name, item in value.items() if (hit := found(f"{key}.{name}", item))), None)
     if not isinstance(value, str):
         return None
     for pattern, what, where in TOKENS:

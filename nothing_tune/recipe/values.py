@@ -19,7 +19,9 @@ WORDS = {
     "list": "a list",
     "list[str]": "a list of texts",
     "list[int]": "a list of whole numbers",
+    "list[source]": "a list of sources",
     "dict": "a mapping",
+    "dict[str]": "a mapping of names",
     "null": "null",
 }
 DERIVED = ("training.fp16", "training.use_cpu", "quantization.bnb_4bit_compute_dtype")
@@ -32,6 +34,8 @@ HINTS = {
     "training.save_total_limit": "null leaves the number to checkpoint.keep",
     "training.max_steps": "-1 leaves the length to num_train_epochs",
     "data.max_samples": "null is all of them",
+    "data.max_bad_rows": "it is a share: 0.01 is one row in a hundred",
+    "data.near_duplicates": "it is a share: 1 is the same words, 0.85 the usual",
     "monitor.loss_spike": "null never warns",
     "monitor.hang_minutes": "null waits forever",
     "monitor.non_finite_steps": "1 ends the run at the first",
@@ -72,6 +76,10 @@ def problem(key: str, spec: Spec, value: Any) -> Answer | None:
         return None
     if not any(_is(value, t) for t in spec.types):
         return _wrong_type(key, spec, value)
+    if isinstance(value, dict) and "dict[str]" in spec.types and "dict" not in spec.types:
+        for name, text in value.items():
+            if not isinstance(text, str):
+                return f"{key}.{name} must be a text, not {told(text)}", "name a column of the file"
     choices = spec.choices
     for text in value if isinstance(value, list) else [value]:
         if (
@@ -116,6 +124,10 @@ def _is(value: Any, kind: str) -> bool:
         return isinstance(value, str)
     if kind == "dict":
         return isinstance(value, dict)
+    if kind == "dict[str]":
+        return isinstance(value, dict)  # its values: `problem`
+    if kind == "list[source]":
+        return isinstance(value, list) and all(isinstance(v, str | dict) for v in value)
     if not isinstance(value, list):
         return False
     inner = kind[5:-1]
@@ -125,6 +137,8 @@ def _is(value: Any, kind: str) -> bool:
 def _wrong_type(key: str, spec: Spec, value: Any) -> Answer:
     what = f"{key} must be {kinds(spec.types)}, not {told(value)}"
     types, text = set(spec.types), str(value)
+    if "dict[str]" in types:
+        return what, "write the format's column and the file's: {prompt: question}"
     if isinstance(value, str):
         if types & {"int", "float"} and _number(text):
             return what, f"write {text.strip()} without quotes"
@@ -159,6 +173,9 @@ def _wrong_type(key: str, spec: Spec, value: Any) -> Answer:
             return what, f'quote it: "{text}"'
         if "list[int]" in types or "list[str]" in types:
             return what, f"write [{text}]"
+    elif isinstance(value, list) and "list[source]" in types:
+        bad = next((i for i in value if not isinstance(i, str | dict)), None)
+        return what, f"{told(bad)} is no source: write a text, or a mapping with `source`"
     elif isinstance(value, list) and types & {"list[str]"}:
         bad = next((i for i in value if not isinstance(i, str)), None)
         return what, f'quote what is no word: "{bad}"' if isinstance(bad, int | float | bool) else ""

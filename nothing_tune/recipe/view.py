@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from nothing_tune.errors import Problem
-from nothing_tune.recipe.model import Origin, lookup
+from nothing_tune.recipe.model import Origin, lookup, origin_of
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class View:
 
     def problem(self, key: str, what: str, hint: str = "", severity: str = "error") -> Problem:
         """A problem that stands where `key` was set."""
-        origin = self.origins.get(key) or next((o for k, o in self.origins.items() if k.startswith(f"{key}.")), None)
+        origin = origin_of(self.origins, key)
         place, layer = (origin.place, str(origin)) if origin else (None, "")
         return Problem(what, key, place, layer, hint, severity)
 

@@ -2,7 +2,7 @@
 
 from nothing_tune.run.control import alive, holder, interrupt, start, stop
 from nothing_tune.run.fork import Fork, fork
-from nothing_tune.run.missing import is_file_source, missing, sources, untracked
+from nothing_tune.run.missing import missing, untracked
 from nothing_tune.run.prepare import compose, prepare
 from nothing_tune.run.resume import resume
 from nothing_tune.run.verify import Report, verify
@@ -15,11 +15,9 @@ __all__ = [
     "fork",
     "holder",
     "interrupt",
-    "is_file_source",
     "missing",
     "prepare",
     "resume",
-    "sources",
     "start",
     "stop",
     "untracked",

@@ -23,10 +23,11 @@ from typing import Any
 from nothing_tune.artifacts import Run, checkpoint, create_run, new_run_id, read_json, write_json
 from nothing_tune.errors import Problem, ResumeRefused, StorageError, UsageError
 from nothing_tune.plan import Plan, drift, make_plan
+from nothing_tune.plan.model import PLAN_VERSION
 from nothing_tune.recipe import library, load_recipe
-from nothing_tune.recipe.model import leaves, lookup
+from nothing_tune.recipe.model import lookup
 from nothing_tune.run import pins
-from nothing_tune.run.missing import missing, sources
+from nothing_tune.run.missing import missing, named
 from nothing_tune.run.prepare import lock
 from nothing_tune.run.resume import differences, fingerprint, write_recipe
 
@@ -113,17 +114,19 @@ def fork(
     """
     recipe = load_recipe(parent.path / "recipe.yaml", overrides=list(overrides))
     plan = make_plan(recipe)
-    after = leaves(json.loads(json.dumps(plan.values)))
+    after = drift.flat(json.loads(json.dumps(plan.values)))
     found = differences(parent, plan)
+    version, split_anew = _rows_of_old(parent, plan)
     refused = refusals(parent, found, after)
     if refused:
         raise ResumeRefused(*refused)
     step = pins.complete(parent, chosen(parent, start))
     source = parent.checkpoints / f"checkpoint-{step}"
-    because = (*(c.key for c in found if starts_anew(c)), *_other_rows(parent, plan))
+    because = (*(c.key for c in found if starts_anew(c)), *_other_rows(parent, plan), *split_anew)
     mode = "restart" if restart or because else "continue"
     if mode == "continue":
         _refuse_nothing_left(parent, source, plan)
+        plan = plan.of_version(version)
     problems = missing(recipe, plan)
     if problems:
         raise UsageError(*problems)
@@ -229,8 +232,16 @@ def _refuse_nothing_left(parent: Run, source: Path, plan: Plan) -> None:
 def _other_rows(parent: Run, plan: Plan) -> list[str]:
     """What of the data lies where it lay, but is not what the parent was started with: `the rows of FILE`."""
     known = (read_json(parent.path / "lock.json") or {}).get("data") or {}
-    named = [s for key in drift.BY_CONTENT for s in sources(plan.data.get(key.removeprefix("data.")))]
-    return [f"the rows of {library.shown(Path(s))}" for s in named if s in known and known[s] != fingerprint(s)]
+    entries = [s.name for key in drift.BY_CONTENT for s in named(plan, key.removeprefix("data."))]
+    return [f"the rows of {library.shown(Path(s))}" for s in entries if s in known and known[s] != fingerprint(s)]
+
+
+def _rows_of_old(parent: Run, plan: Plan) -> tuple[int, list[str]]:
+    """`(version of the parent's plan, what makes a child start anew because of it)`: shares are held out otherwise since then."""
+    version = int(parent.plan().get("version", 1))
+    evaluates = (plan.training.get("eval_strategy") or "no") != "no"
+    shared = isinstance(plan.data.get("eval"), int | float) and evaluates
+    return version, ["how rows are held out, which changed"] if version < PLAN_VERSION and shared else []
 
 
 def _take_weights(source: Path, run: Run, settings: dict[str, Any], forked: dict[str, Any]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import os
 import re
 from dataclasses import replace
@@ -10,16 +9,15 @@ from difflib import get_close_matches
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
+from nothing_tune.data import files, sources
 from nothing_tune.errors import Problem
 from nothing_tune.plan import Plan
 from nothing_tune.recipe import library
-from nothing_tune.recipe.model import Recipe, lookup
+from nothing_tune.recipe.model import Recipe, lookup, origin_of
 
 HUB_ID = re.compile(r"^[\w.-]+(/[\w.-]+)?(:[\w.+-]+)?$")
 """What the name of a data set on the Hub looks like, with the split that may follow it."""
-DATA_SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
 
 
 def missing(recipe: Recipe, plan: Plan) -> list[Problem]:
@@ -41,21 +39,10 @@ def untracked(plan: Plan) -> list[Problem]:
     ]
 
 
-def sources(value: Any) -> list[str]:
-    """The data sources that a recipe names: a string or a list of strings, else none."""
-    return (
-        [value]
-        if isinstance(value, str)
-        else [v for v in value if isinstance(v, str)]
-        if isinstance(value, list)
-        else []
-    )
-
-
-def is_file_source(source: str) -> bool:
-    """True when a data source is meant as a file rather than as a hub id."""
-    path = Path(source.removesuffix(".gz").removesuffix(".zst"))
-    return path.suffix in DATA_SUFFIXES or source.startswith((".", "/", "~")) or "*" in source or path.exists()
+def named(plan: Plan, key: str) -> tuple[sources.Source, ...]:
+    """The sources that a plan's data names at `train` or `eval`; none for a share."""
+    value = plan.data.get(key)
+    return sources.parse(value, plan.data) if isinstance(value, str | dict | list) and value else ()
 
 
 def _rehearse(recipe: Recipe) -> str:
@@ -68,19 +55,18 @@ def _data_problems(recipe: Recipe, plan: Plan) -> list[Problem]:
     has_sample = lookup(plan.values, "data.sample.train") is not None
     cure = f"; to rehearse on its sample: {_rehearse(recipe)}" if has_sample else ""
     for key in ("train", "eval"):
-        value = plan.data.get(key)
-        origin = recipe.origins.get(f"data.{key}")
+        origin = origin_of(recipe.origins, f"data.{key}")
         place, layer = (origin.place, str(origin)) if origin else (None, "")
-        if key == "train" and not sources(value):
+        entries = named(plan, key)
+        if key == "train" and not entries:
             out.append(
                 Problem("the recipe names no training data", "data.train", place, layer, f"give data.train=FILE{cure}")
             )
-        for source in sources(value):
-            path = Path(source).expanduser()
-            if "${oc.env:" in source or path.exists() or ("*" in source and glob.glob(str(path), recursive=True)):
+        for source in (entry.name for entry in entries):
+            if "${oc.env:" in source or (sources.is_file(source) and files.resolve(source)):
                 continue
-            like_a_hub_id = HUB_ID.match(source) and (len(path.parts) == 1 or not path.parent.is_dir())
-            if like_a_hub_id and not is_file_source(source):
+            path = Path(source).expanduser()
+            if _like_a_hub_id(source, path):
                 continue
             looked = (
                 [path.absolute()]
@@ -88,16 +74,19 @@ def _data_problems(recipe: Recipe, plan: Plan) -> list[Problem]:
                 else [recipe.path.parent / path, path.absolute()]
             )
             where = " and ".join(dict.fromkeys(library.shown(p) for p in looked))
-            out.append(
-                Problem(
-                    f"data.{key}: there is no file {source}: looked for {where}",
-                    f"data.{key}",
-                    place,
-                    layer,
-                    f"{_nearby(path, source, key)}{cure}",
-                )
-            )
+            what = f"data.{key}: there is no file {source}: looked for {where}"
+            hint = _nearby(path, source, key)
+            if path.is_dir():
+                what = f"data.{key}: the folder {library.shown(path)} holds no data file"
+                hint = f"data files end in {', '.join(files.SUFFIXES)}"
+            out.append(Problem(what, f"data.{key}", place, layer, f"{hint}{cure}"))
     return out
+
+
+def _like_a_hub_id(source: str, path: Path) -> bool:
+    """Whether a source that is not there may be a data set of the Hub."""
+    beside = len(path.parts) > 1 and path.parent.is_dir()
+    return bool(HUB_ID.match(source)) and not beside and not sources.is_file(source)
 
 
 def _nearby(path: Path, source: str, key: str) -> str:
@@ -139,7 +128,8 @@ def _model_problems(recipe: Recipe, plan: Plan) -> list[Problem]:
     if lookup(plan.values, "model.gated") and not _cached(name) and not _hub_token():
         what = f"{key}: {name} is gated, and there is no Hugging Face token"
         cure = f"accept its licence at huggingface.co/{name}, then `hf auth login` or set HF_TOKEN"
-        return [Problem(what, key, place, layer, f"{cure}; to rehearse without it: {_rehearse(recipe)}")]
+        near = f"; to rehearse without it: {_rehearse(recipe)}" if lookup(plan.values, "data.sample.train") else ""
+        return [Problem(what, key, place, layer, f"{cure}{near}")]
     return []
 
 

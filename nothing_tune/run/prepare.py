@@ -17,7 +17,7 @@ from nothing_tune.errors import UsageError
 from nothing_tune.plan import Plan
 from nothing_tune.recipe import library
 from nothing_tune.recipe.model import Recipe
-from nothing_tune.run.missing import missing, sources
+from nothing_tune.run.missing import missing, named
 from nothing_tune.run.resume import change, fingerprint, grown, refuse_changes, write_recipe
 
 
@@ -95,14 +95,14 @@ def _gpu(plan: Plan) -> str:
 
 
 def lock(recipe: Recipe, plan: Plan) -> dict[str, Any]:
-    """What lock.json holds: versions, the layers of the recipe, and fingerprints of the local data files."""
-    named = [*sources(plan.data.get("train")), *sources(plan.data.get("eval"))]
+    """What lock.json holds: versions, the layers of the recipe, and fingerprints of the local data files, by source."""
+    entries = [source for key in ("train", "eval") for source in named(plan, key)]
     return {
         "tune": __version__,
         "python": sys.version.split()[0],
         "layers": [layer.name for layer in recipe.layers],
         "packages": checkpoint.versions(),
-        "data": {s: mark for s in named if (mark := fingerprint(s))},
+        "data": {s.name: mark for s in entries if (mark := fingerprint(s.name))},
     }
 
 

@@ -10,13 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from nothing_tune.artifacts import Run, read_json, write_json, write_text
+from nothing_tune.data import files, sources
 from nothing_tune.errors import ResumeRefused, UsageError
 from nothing_tune.plan import Plan, drift, make_plan
-from nothing_tune.plan.kwargs import checkpoint_settings, monitor_settings
 from nothing_tune.recipe import library, load_recipe, merge
-from nothing_tune.recipe.model import Recipe, leaves, lookup
+from nothing_tune.recipe.model import Recipe, lookup
 from nothing_tune.run.control import refuse_held
-from nothing_tune.run.missing import sources
 
 
 def resume(run: Run, overrides: Sequence[str] = (), say: Callable[[str], None] = lambda _: None) -> Run:
@@ -54,12 +53,12 @@ def change(run: Run, recipe: Recipe, plan: Plan, found: list[drift.Change], say:
     refuse_held(run)
     for line in drift.told(found):
         say(line)
-    moved = [source for c in found if c.key in drift.BY_CONTENT for source in sources(c.after)]
+    moved = [source.name for c in found if c.key in drift.BY_CONTENT for source in _sources(c.after)]
     if moved:
         known = read_json(run.path / "lock.json") or {}
         data = {**(known.get("data") or {}), **{source: fingerprint(source) for source in moved}}
         write_json(run.path / "lock.json", {**known, "data": data})
-    write_recipe(run, recipe, plan)
+    write_recipe(run, recipe, plan.of_version(int(run.plan().get("version", 1))))
 
 
 def grown(old: Plan, new: Plan) -> bool:
@@ -81,29 +80,41 @@ def differences(run: Run, plan: Plan) -> list[drift.Change]:
 
     Settings that a newer nothing-tune added, which touch nothing, are left out. Data that only lies elsewhere is a free change.
     """
-    before = leaves(run.plan()["values"])
-    found = drift.changes(before, leaves(json.loads(json.dumps(plan.values))))
-    usual = {"checkpoint": checkpoint_settings({}), "monitor": monitor_settings({}), "launch": {"processes": 1}}
-    usual["checkpoint"]["deadline"] = None
-    found = [c for c in found if c.key in before or lookup(usual, c.key, c) != c.after]
+    found = drift.changes(drift.flat(run.plan()["values"]), drift.flat(json.loads(json.dumps(plan.values))))
     return [replace(c, kind="free") if c.key in drift.BY_CONTENT and _moved(run, c) else c for c in found]
 
 
 def fingerprint(source: str) -> dict[str, Any] | None:
-    """`{bytes, sha256}` of a local data file; None for what is none: the engine looks at the rows of all of them."""
-    path = Path(source)
-    if not path.is_file():
+    """`{bytes, sha256}` of a local data file, `{files, bytes, sha256}` of a folder's or glob's files in their order.
+
+    None for what is no local data: the engine looks at the rows of all of it.
+    """
+    found = files.resolve(source) if sources.is_file(source) else []
+    if not found:
         return None
-    with path.open("rb") as handle:
-        return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(handle, "sha256").hexdigest()}
+    digests = []
+    for path in found:
+        with path.open("rb") as handle:
+            digests.append(hashlib.file_digest(handle, "sha256").hexdigest())
+    size = sum(path.stat().st_size for path in found)
+    if Path(source).expanduser().is_file():
+        return {"bytes": size, "sha256": digests[0]}
+    return {"files": len(found), "bytes": size, "sha256": hashlib.sha256("".join(digests).encode()).hexdigest()}
+
+
+def _sources(value: Any) -> tuple[sources.Source, ...]:
+    return sources.parse(value, {}) if isinstance(value, str | dict | list) and value else ()
 
 
 def _moved(run: Run, change: drift.Change) -> bool:
-    """Whether a data setting names files with the contents that the run was started with."""
+    """Whether a data setting names files with the contents that the run was started with, and uses them the same way."""
     known = (read_json(run.path / "lock.json") or {}).get("data") or {}
-    before, after = sources(change.before), sources(change.after)
+    before, after = _sources(change.before), _sources(change.after)
     return len(before) == len(after) > 0 and all(
-        known.get(old) is not None and known[old] == fingerprint(new) for old, new in zip(before, after, strict=True)
+        replace(old, name=new.name) == new
+        and known.get(old.name) is not None
+        and known[old.name] == fingerprint(new.name)
+        for old, new in zip(before, after, strict=True)
     )
 
 

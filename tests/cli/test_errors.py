@@ -154,7 +154,7 @@ def test_one_except() -> None:
                 if caught & known:
                     found.append((path.name, sorted(caught & known)))
     assert found == [("console.py", ["TuneError"])]
-    assert len(files) == 27
+    assert len(files) > 30
 
 
 def test_json_is_finite(capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,7 +14,7 @@ from nothing_tune.cli.app import COMMANDS, build
 from nothing_tune.cli.help import EXIT_CODES
 from nothing_tune.errors import TuneError
 
-PARTS = {"__init__", "app", "console", "help", "live", "options", "origins", "typed", "view", "yaml_text"}
+PARTS = {"__init__", "app", "console", "help", "jobs", "live", "options", "origins", "typed", "view", "yaml_text"}
 """Modules of the box that are no commands."""
 
 PROGRAM = """\
@@ -27,6 +27,7 @@ Commands:
   show-config  Shows a recipe with all its layers merged, and where each value comes from.
   validate     Checks recipes and shows everything that is wrong with them, without training.
   schema       Prints a JSON schema of recipes, for completion and hover text in an editor.
+  data         Looks at data, converts, splits, cleans, mixes and generates it.
   train        Fine-tunes a model as a recipe says, and shows the run until it ends.
   resume       Continues a run exactly where it stopped.
   watch        Shows a run that goes on, or how one ended.
@@ -106,7 +107,7 @@ def test_one_file_a_command() -> None:
     folder = Path(nothing_tune.cli.__path__[0])
     files = {p.stem for p in folder.glob("*.py")} | {p.parent.name for p in folder.glob("*/__init__.py")}
     assert files == PARTS | {name.replace("-", "_") for name in COMMANDS}
-    assert len(COMMANDS) == 10
+    assert len(COMMANDS) == 11
 
 
 def test_options_are_described() -> None:

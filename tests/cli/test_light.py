@@ -22,6 +22,7 @@ HEAVY = (
 CASES = [
     (["--help"], (*HEAVY, "rich", "omegaconf", "yaml")),
     (["train", "--help"], (*HEAVY, "rich", "omegaconf", "yaml")),
+    (["data", "inspect", "--help"], (*HEAVY, "rich", "omegaconf", "yaml")),
     (["runs"], (*HEAVY, "rich", "omegaconf", "yaml")),
     (["show-config", "nothing-gpt", "--gpu", "l4", "--why"], (*HEAVY, "rich")),
     (["validate", "quickstart"], (*HEAVY, "rich")),

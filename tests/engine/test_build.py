@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from nothing_tune.data.hub import hub_problem
 from nothing_tune.engine import worker
-from nothing_tune.engine.hub import hub_problem
 from nothing_tune.engine.journal import Journal
 from nothing_tune.errors import UsageError
 from nothing_tune.plan.model import Plan

@@ -10,6 +10,7 @@ import pytest
 
 from nothing_tune.engine import chat_templates
 from nothing_tune.engine.chat_templates import FOLDER, MARKERS, choose, render
+from nothing_tune.engine.template_probes import Abilities, abilities
 from nothing_tune.errors import UsageError
 from tests.engine.support import CHATML, tiny_tokenizer
 
@@ -78,6 +79,12 @@ def family(name: str) -> tuple[Any, str]:
     if name.startswith("llama"):
         tok = tiny_tokenizer(LLAMA, bos_token=LLAMA[0], eos_token="<|eot_id|>", pad_token="<|pad|>")
         own = trl_template(name.removesuffix("-spaced")) + ("\n" if name.endswith("-spaced") else "")
+    elif name.startswith("nemotron"):
+        tok = tiny_tokenizer(LLAMA, bos_token=LLAMA[0], eos_token="<|eot_id|>", pad_token="<|pad|>")
+        own = (Path(__file__).parent / "families" / f"{name}.jinja").read_text(encoding="utf-8")
+    elif name.startswith("qwen"):
+        tok = tiny_tokenizer()
+        own = trl_template(name.removesuffix("-spaced")) + ("{# #}" if name.endswith("-spaced") else "")
     elif name.startswith("mistral"):
         tok = tiny_tokenizer(MISTRAL, bos_token="<s>", eos_token="</s>", pad_token="<pad>")
         own = globals()[name.upper()]
@@ -96,7 +103,8 @@ def family(name: str) -> tuple[Any, str]:
 FAMILIES = {
     "llama3": "trl", "llama3-spaced": "llama3", "llama3_1": "llama3_1", "llama3_2": "llama3_2", "mistral_v1": "mistral_v1",
     "mistral_v1_spaced": "mistral_v1_spaced", "mistral_v1_system": "mistral_v1_system", "mistral_v3": "mistral_v3", "gemma": "trl",
-    "gemma-changed": "gemma", "gemma3": "trl", "gemma3-changed": "gemma3", "chatml": "chatml",
+    "gemma-changed": "gemma", "gemma3": "trl", "gemma3-changed": "gemma3", "chatml": "chatml", "nemotron_nano": "nemotron_nano",
+    "qwen2_5": "trl", "qwen2_5-spaced": "trl",
 }  # fmt: skip
 
 
@@ -105,9 +113,8 @@ def test_each_family_trains_with_its_own_text_and_the_end_of_the_turn(name: str)
     tok, own = family(name)
     choice = choose(tok, None, conversational=True, masked=True, date="26 Jul 2024")
     assert (choice.source, choice.own, choice.added) == (FAMILIES[name], own, ())
-    from trl.chat_template_utils import get_training_chat_template
-
-    training = choice.train or get_training_chat_template(tok)
+    training = choice.text
+    assert training
     assert MARKERS.search(training)
     for row in ({"messages": TURNS}, {"messages": TURNS[:1]}, {"messages": SYSTEM + TURNS}):
         expected = render(tok, own.replace('strftime_now("%d %b %Y")', '"26 Jul 2024"'), row)
@@ -116,7 +123,9 @@ def test_each_family_trains_with_its_own_text_and_the_end_of_the_turn(name: str)
     out = tok.apply_chat_template(TURNS, chat_template=training, return_dict=True, return_assistant_tokens_mask=True)
     learned = [i for i, m in zip(out["input_ids"], out["assistant_masks"], strict=True) if m]
     text = tok.decode(learned)
-    end = {"llama": "<|eot_id|>", "mistr": "</s>", "gemma": "<end_of_turn>", "chatm": "<|im_end|>"}[name[:5]]
+    end = {"llama": "<|eot_id|>", "mistr": "</s>", "gemma": "<end_of_turn>", "nemot": "<|eot_id|>"}.get(
+        name[:5], "<|im_end|>"
+    )
     assert text.count(end) == 2
     assert "beta gamma" in text
     assert "nothing again" in text
@@ -127,7 +136,7 @@ def test_each_family_trains_with_its_own_text_and_the_end_of_the_turn(name: str)
 @pytest.mark.parametrize("name", ["llama3_1", "llama3_2"])
 def test_llama_tool_calls_render_alike_and_only_the_call_is_learned(name: str) -> None:
     tok, own = family(name)
-    training = choose(tok, None, conversational=True, masked=True, date="26 Jul 2024").train
+    training = choose(tok, None, conversational=True, masked=True, date="26 Jul 2024").text
     assert training
     row = {"messages": [*TURNS[:1], CALL, {**ANSWER, "role": "tool"}, TURNS[1]], "tools": TOOLS}
     assert render(tok, training, row) == render(tok, own.replace('strftime_now("%d %b %Y")', '"26 Jul 2024"'), row)
@@ -149,7 +158,7 @@ def test_the_models_own_markers_win() -> None:
     tok = tiny_tokenizer()
     tok.chat_template = CHATML
     choice = choose(tok, None, conversational=True, masked=True)
-    assert (choice.train, choice.own, choice.source) == (None, CHATML, "the model")
+    assert (choice.text, choice.own, choice.source) == (CHATML, CHATML, "the model")
 
 
 def test_a_base_without_a_template_gets_chatml_and_its_tokens() -> None:
@@ -185,7 +194,7 @@ def test_an_unknown_template_is_a_clear_error() -> None:
     with pytest.raises(UsageError, match="none of ours renders the same text") as caught:
         choose(tok, None, conversational=True, masked=True)
     assert "assistant_only_loss=false" in caught.value.problems[0].hint
-    assert choose(tok, None, conversational=True, masked=False).train is None
+    assert choose(tok, None, conversational=True, masked=False).text == tok.chat_template
 
 
 def test_a_template_that_never_learns_to_stop_is_an_error(tmp_path: Path) -> None:
@@ -211,6 +220,109 @@ def test_rows_decide_where_probes_agree() -> None:
 
 def test_the_day_in_llama_3_2_is_the_day_the_run_was_made() -> None:
     tok, _ = family("llama3_2")
-    training = choose(tok, None, conversational=True, masked=True, date="03 Mar 2025").train
+    training = choose(tok, None, conversational=True, masked=True, date="03 Mar 2025").text
     assert training
     assert "Today Date: 03 Mar 2025" in (render(tok, training, {"messages": TURNS}) or "")
+
+
+PHI = "{% for m in messages %}{% if m['role'] in ['user', 'assistant'] %}{{ '<' + m['role'] + '>' + m['content'] }}{% endif %}{% endfor %}"
+SHOWN = {
+    # a template, whether it shows tools, the roles it shows, whether calls need ids
+    "chatml.jinja": ("template", {"system", "developer", "tool"}, False),
+    "mistral_v3.jinja": ("template", {"tool"}, True),
+    "llama3_1.jinja": ("template", {"system", "developer", "tool"}, False),
+    "gemma.jinja": ("text", set(), False),
+    "plain chatml": ("text", {"system", "developer", "tool"}, False),
+    "passes over all but user and assistant": ("text", set(), False),
+    "functions ignored": ("text", {"system", "developer", "tool"}, False),
+    "calls ignored": ("text", {"system", "developer", "tool"}, False),
+    "calls not learned": ("text", {"system", "developer", "tool"}, False),
+    "results ignored": ("text", {"system", "developer"}, False),
+    "results learned": ("text", {"system", "developer"}, False),
+}
+
+
+def shown(name: str) -> str:
+    text = (FOLDER / "chatml.jinja").read_text(encoding="utf-8")
+    call = "{%- for call in message['tool_calls'] or [] %}"
+    changed = {
+        "plain chatml": CHATML,
+        "passes over all but user and assistant": PHI,
+        "functions ignored": text.replace("and tools", "and false"),
+        "calls ignored": text.replace(call, "{%- for call in [] %}"),
+        "calls not learned": text.replace(call, "{%- endgeneration %}" + call).replace(
+            "{{- '<|im_end|>' }}\n        {%- endgeneration %}",
+            "{%- generation %}{{- '<|im_end|>' }}{%- endgeneration %}",
+        ),
+        "results ignored": text.replace("{%- else %}\n", "{%- elif message['role'] != 'tool' %}\n"),
+        "results learned": text.replace(
+            "{%- if message['role'] == 'assistant' %}", "{%- if message['role'] in ['assistant', 'tool'] %}"
+        ),
+    }
+    assert name.endswith(".jinja") or changed[name] != text
+    return changed.get(name) or (FOLDER / name).read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", SHOWN)
+def test_what_a_template_shows_is_found_out(name: str) -> None:
+    tok = tiny_tokenizer((*LLAMA, *MISTRAL, "<|im_end|>"), bos_token="<s>", eos_token="</s>", pad_token="<pad>")
+    template = shown(name)
+    tools, roles, ids = SHOWN[name]
+    assert abilities(tok, template, masked=bool(MARKERS.search(template))) == Abilities(tools, frozenset(roles), ids)
+
+
+def test_tools_that_only_the_training_version_shows_are_text() -> None:
+    """The model's own template answers later: what it would not show must not be learned in that form."""
+    tok, own = family("chatml")
+    row = {"messages": [TURNS[0], CALL, ANSWER, TURNS[1]], "tools": TOOLS}
+    choice = choose(tok, None, conversational=True, masked=True, rows=[row])
+    assert (choice.own, choice.source, choice.tools) == (own, "chatml", "text")
+    assert abilities(tok, choice.text or "", masked=True).tools == "template"
+
+
+def test_a_template_with_a_version_for_tools_gives_that_to_rows_with_tools() -> None:
+    tok = tiny_tokenizer()
+    with_tools = (FOLDER / "chatml.jinja").read_text(encoding="utf-8")
+    tok.chat_template = {"default": CHATML, "tool_use": with_tools}
+    row = {"messages": TURNS, "tools": TOOLS}
+    assert choose(tok, None, conversational=True, masked=True, rows=[row]).text == with_tools
+    assert choose(tok, None, conversational=True, masked=True).text == CHATML
+
+
+@pytest.mark.parametrize("masked", [True, False])
+def test_the_text_that_trains_is_always_told_and_its_day_is_fixed(masked: bool) -> None:
+    for name in FAMILIES:
+        tok, own = family(name)
+        choice = choose(tok, None, conversational=True, masked=masked, date="03 Mar 2025")
+        assert choice.text is not None
+        assert "strftime_now(" not in choice.text
+        row = {"messages": TURNS}
+        assert render(tok, choice.text, row) == render(
+            tok, own.replace('strftime_now("%d %b %Y")', '"03 Mar 2025"'), row
+        )
+
+
+def test_chatml_begins_as_the_tokenizer_begins_every_text() -> None:
+    from tokenizers import processors
+
+    tok = tiny_tokenizer(("<s>", "</s>"), bos_token="<s>", eos_token="</s>", pad_token="</s>")
+    assert not (choose(tok, "chatml", conversational=True, masked=True).own or "").startswith("{{- bos_token }}")
+    tok = tiny_tokenizer(("<s>", "</s>"), bos_token="<s>", eos_token="</s>", pad_token="</s>")
+    tok.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A", special_tokens=[("<s>", tok.bos_token_id)]
+    )
+    choice = choose(tok, "chatml", conversational=True, masked=True)
+    ids = tok.apply_chat_template(TURNS, chat_template=choice.own)["input_ids"]
+    assert ids[0] == tok.bos_token_id
+    assert ids.count(tok.bos_token_id) == 1
+
+
+def test_a_template_that_takes_arguments_only_as_text_shows_tools_where_the_training_version_takes_mappings() -> None:
+    tok = tiny_tokenizer(eos_token="<|im_end|>", pad_token="<|pad|>")
+    ours = (FOLDER / "chatml.jinja").read_text(encoding="utf-8")
+    tok.chat_template = MARKERS.sub("", ours).replace("call.function.arguments}", "call.function.arguments + ''}")
+    assert tok.chat_template != MARKERS.sub("", ours)
+    assert abilities(tok, tok.chat_template).tools == "text"
+    assert abilities(tok, tok.chat_template, written=True).tools == "template"
+    assert choose(tok, None, conversational=True, masked=True).tools == "template"
+    assert choose(tok, None, conversational=True, masked=False).tools == "text"

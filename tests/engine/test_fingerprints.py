@@ -45,9 +45,10 @@ def test_rows_count_not_how_they_are_stored() -> None:
         Dataset.from_dict({**rows, "input_ids": [[1, 2], [3], [], [4, 5, 7]]}),
         Dataset.from_dict({"input_ids": [[1], [2, 3], [], [4, 5, 6]], "labels": rows["labels"]}),
         Dataset.from_dict({"input_ids": rows["input_ids"]}),
-        Dataset.from_dict({**rows, "text": ["a", "b", "c", "d"]}),
+        Dataset.from_dict({**rows, "seq_lengths": [[2], [1], [0], [1, 2]]}),
     ]
     assert len({mark, *map(fingerprints.of_rows, others)}) == 7
+    assert mark == fingerprints.of_rows(Dataset.from_dict({**rows, "line": [1, 2, 3, 4]}))  # where a row stood
 
 
 def test_a_tokenizer_that_was_used_is_the_same() -> None:
@@ -73,7 +74,7 @@ def test_other_rows_are_refused(
     assert all(
         re.fullmatch(f"the evaluation rows are not those that the run was started with: {marks}", w) for w in what[1:]
     )
-    assert "28 rows" in what[0]
+    assert "29 rows" in what[0]
     assert run.state() == "stopped"
     mine.write_text("\n\n".join(lines) + "\n\n")  # the same rows in another file
     assert train(run)["state"] == "done"
@@ -144,7 +145,14 @@ def test_other_versions(
 def test_a_checkpoint_names_all_it_depends_on(make_run: MakeRun, monkeypatch: pytest.MonkeyPatch) -> None:
     run = stopped(make_run, monkeypatch)
     manifest = read_json(run.checkpoints / "checkpoint-3" / checkpoint.COMMIT)
-    assert set(manifest["fingerprints"]) == {"rows", "data", "eval_data", "tokenizer", "chat_template", "model"}
+    assert set(manifest["fingerprints"]) == {
+        "rows",
+        "train_tokens",
+        "eval_tokens",
+        "tokenizer",
+        "chat_template",
+        "model",
+    }
     assert manifest["settings"]["plan.training.learning_rate"] == 1e-3
     assert manifest["settings"]["plan.peft.r"] == 4
     assert not [k for k in manifest["settings"] if "name_or_path" in k or "save_steps" in k or "batch_size" in k]

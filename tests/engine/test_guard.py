@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -48,11 +49,13 @@ def test_three_in_a_row_end_the_run_and_say_why(make_run: MakeRun, monkeypatch: 
     assert (result["state"], result["exit_code"]) == ("failed", 70)
     [problem] = result["error"]["problems"]
     assert problem["what"] == "the gradient was not finite in 3 steps in a row, the last is step 6"
-    rows = ", ".join(str(r["row"]) for r in events(run, "non_finite")[-1]["rows"])
+    places = [place for r in events(run, "non_finite")[-1]["rows"] for place in r["places"]]
+    assert len(places) == 4
+    assert all(re.fullmatch(r"\S+rows\.jsonl:\d+", place) for place in places)
     newest, faults = checkpoint.newest(run.checkpoints)
     assert newest is not None
     assert problem["hint"] == (
-        f"look at rows {rows} (counted from 0) of the training data; a lower learning rate, more warmup_steps or a lower "
+        f"look at {', '.join(places)}; a lower learning rate, more warmup_steps or a lower "
         f"max_grad_norm help; {newest.name} is good, tune runs fork run-parts training.learning_rate=0.0005 goes on from it"
     )
     assert faults == []

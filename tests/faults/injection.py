@@ -34,13 +34,14 @@ def points() -> dict[str, tuple[Any, str]]:
     from transformers.trainer_callback import CallbackHandler
 
     from nothing_tune.artifacts import checkpoint
-    from nothing_tune.engine import build, data, handover
+    from nothing_tune.engine import build, handover, prepare
+    from nothing_tune.engine.prepare import pipeline
     from nothing_tune.engine.train import Trainer
 
     return {
-        "data": (data, "load"),
+        "data": (prepare, "load"),
         "load": (build, "model"),
-        "tokenise": (Trainer, "_prepare_dataset"),
+        "tokenise": (pipeline, "encode"),
         "forward": (Trainer, "training_step"),
         "loss": (Trainer, "compute_loss"),
         "step": (CallbackHandler, "on_step_end"),

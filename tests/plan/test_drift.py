@@ -14,7 +14,7 @@ FREE = [
     "checkpoint.max_overhead", "checkpoint.deadline", "checkpoint.on_commit", "monitor.non_finite_steps",
     "monitor.loss_spike", "monitor.rehearse", "monitor.hang_minutes", "launch.processes",
     "training.dataloader_num_workers", "training.dataloader_pin_memory", "training.dataloader_prefetch_factor",
-    "gpu.name", "gpu.sources.bf16", "data.sample", "data.sample.train", "model.facts", "model.facts.hidden_size",
+    "gpu.name", "gpu.sources.bf16", "data.max_bad_rows", "data.sample", "data.sample.train", "model.facts", "model.facts.hidden_size",
     "model.license", "model.gated", "model.parameters_b",
 ]  # fmt: skip
 FROZEN = [
@@ -28,6 +28,8 @@ FROZEN = [
     "peft.r", "peft", "quantization", "quantization.load_in_4bit", "model.name_or_path", "model.revision", "model.dtype",
     "model.attn_implementation", "model.use_kernels", "model.trust_remote_code", "data.train", "data.eval",
     "data.split_seed", "data.max_samples", "data.format", "data.chat_template",
+    "data.columns", "data.transcript", "data.group_by", "data.stratify_by", "data.dedupe", "data.near_duplicates",
+    "data.leakage", "data.min_tokens", "data.max_tokens", "data.truncation",
 ]  # fmt: skip
 
 
@@ -45,7 +47,7 @@ def test_frozen(key: str) -> None:
 
 def test_each_key_of_ours_was_thought_of() -> None:
     keys = {f"{section}.{name}" for section, fields in SECTIONS.items() if section != "gpu" for name in fields}
-    assert {k for k in keys if not k.startswith("tracking.")} <= {*FREE, *FROZEN}
+    assert {k for k in keys if not k.startswith(("tracking.", "generate."))} <= {*FREE, *FROZEN}
 
 
 def test_a_name_is_no_beginning() -> None:
@@ -95,3 +97,25 @@ def test_refusals(key: str, before: object, after: object, what: str, word: str)
 def test_what_may_only_grow() -> None:
     (problem,) = drift.refusals(drift.changes({"training.max_steps": 20}, {"training.max_steps": 10}), "nightly")
     assert problem.hint == "it may only grow; tune runs fork nightly training.max_steps=10 makes a child run with it"
+
+
+def test_settings_that_came_later_are_no_change_at_their_usual_values() -> None:
+    usual = {
+        "data.dedupe": "exact", "data.transcript.turns": 8, "data.truncation": "right", "data.columns": None,
+        "monitor.hang_minutes": 30, "launch.processes": 1,
+    }  # fmt: skip
+    assert drift.changes({}, usual) == []
+    assert [c.key for c in drift.changes({"data.dedupe": "near"}, usual)] == ["data.dedupe"]
+    assert [c.key for c in drift.changes({}, {"data.dedupe": "near"})] == ["data.dedupe"]
+    packed = {"training.packing": True, "training.packing_strategy": "bfd_split"}
+    assert drift.changes(packed, {**packed, "data.truncation": "split"}) == []
+    assert [c.key for c in drift.changes(packed, {**packed, "data.truncation": "right"})] == ["data.truncation"]
+
+
+def test_sources_are_compared_whole() -> None:
+    values = {"data": {"train": {"source": "a", "weight": 2}, "eval": [{"source": "b"}], "format": "text"}}
+    assert drift.flat(values) == {
+        "data.train": {"source": "a", "weight": 2},
+        "data.eval": [{"source": "b"}],
+        "data.format": "text",
+    }

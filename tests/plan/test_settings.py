@@ -69,7 +69,71 @@ def test_rows_that_cannot_be_shared() -> None:
     assert "set by: layer 6 of 6: command line" in str(caught.value)
 
 
+def test_data_has_every_default(tmp_path: Path) -> None:
+    usual = {k: v for k, v in kwargs.DATA.items() if k != "split_seed"} | {"seed": 42, "truncation": "right"}
+    (tmp_path / "bare.yaml").write_text("data: {train: rows.jsonl, transcript: {speaker: Ann}}\n")
+    bare = make_plan(load_recipe(tmp_path / "bare.yaml", gpu="cpu"))
+    assert bare.data == {
+        **usual,
+        "train": "rows.jsonl",
+        "transcript": {"speaker": "Ann", "turns": 8, "stride": None},
+    }
+    base = make_plan(load_recipe(None, gpu="cpu"))
+    assert base.data == {**usual, "eval": 0.1, "sample": {"train": None, "eval": None}}
+    assert make_plan(load_recipe(None, gpu="cpu", overrides=["data.split_seed=0"])).data["seed"] == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "policy", "why"),
+    [
+        ([], "right", "derived: long rows keep their beginning, as in TRL"),
+        (["training.truncation_mode=keep_end"], "left", "derived: training.truncation_mode keep_end keeps the end"),
+        (
+            ["training.packing=true", "training.packing_strategy=bfd_split"],
+            "split",
+            "derived: training.packing_strategy bfd_split splits long rows",
+        ),
+        (["training.packing_strategy=bfd_split"], "right", "derived: long rows keep their beginning, as in TRL"),
+        (["data.truncation=drop"], "drop", "command line"),
+    ],
+)
+def test_truncation_follows_upstreams_options(words: list[str], policy: str, why: str) -> None:
+    made = plan(*words)
+    assert (made.data["truncation"], made.values["data"]["truncation"]) == (policy, policy)
+    assert made.why["data.truncation"] == why
+    assert "truncation_mode" not in made.training
+
+
+def test_padding_free_without_packing_leaves_the_length_to_tune() -> None:
+    made = plan("training.padding_free=true")
+    assert (made.training["max_length"], made.values["training"]["max_length"]) == (None, 512)
+    assert made.why["SFTConfig.max_length"] == (
+        "derived: tune keeps rows to training.max_length 512 itself, before TRL sees them; TRL takes no length together "
+        "with padding_free"
+    )
+    packed = plan("training.padding_free=true", "training.packing=true")
+    assert (packed.training["max_length"], packed.training["eval_packing"]) == (512, False)
+    assert "eval_packing" not in plan("training.eval_packing=true").training
+
+
 def test_a_plan_of_an_older_version_is_read() -> None:
     old = json.loads(json.dumps(plan().to_json()))
     del old["launch"]
     assert Plan.from_json(old).launch == {"processes": 1}
+    with pytest.raises(ValueError, match="plan version 3 is newer than 2"):
+        Plan.from_json({**old, "version": 3})
+
+
+def test_a_plan_of_version_1_chooses_its_rows_as_then() -> None:
+    made = plan("data.dedupe=near", "data.max_samples=5")
+    old = json.loads(json.dumps(made.to_json())) | {"version": 1}
+    old["data"] = {
+        k: old["data"][k] for k in ("train", "eval", "sample", "format", "max_samples", "chat_template", "seed")
+    }
+    old["values"]["data"] = {"train": old["data"]["train"], "eval": old["data"]["eval"], "max_samples": 5}
+    read = Plan.from_json(old)
+    assert read.version == 1
+    assert read.data == {**made.data, "dedupe": "none", "leakage": "keep"}
+    assert made.of_version(2) is made
+    again = made.of_version(1)
+    assert (again.version, again.data) == (1, read.data)

@@ -1,4 +1,4 @@
-"""Broken recipes and the exact lines that each of them gives; the table is `broken.yaml`."""
+"""Broken recipes and the exact lines that each of them gives; the tables are `broken*.yaml`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from nothing_tune.errors import Problem, RecipeError
 from nothing_tune.recipe import checks, load_recipe, rules
 from nothing_tune.recipe.library import library_root
 
-CASES: list[dict[str, Any]] = yaml.safe_load(Path(__file__).with_name("broken.yaml").read_text(encoding="utf-8"))
+TABLES = [path.read_text(encoding="utf-8") for path in sorted(Path(__file__).parent.glob("broken*.yaml"))]
+CASES: list[dict[str, Any]] = [case for table in TABLES for case in yaml.safe_load(table)]
 
 
 def said(case: dict[str, Any], folder: Path) -> list[str]:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from nothing_tune.errors import RecipeError
-from nothing_tune.recipe import load_recipe
+from nothing_tune.recipe import layers, load_recipe
 from nothing_tune.recipe.model import leaves
 
 
@@ -111,6 +111,76 @@ def test_paths_are_meant_relative_to_their_file(folder: Path, monkeypatch: pytes
     recipe = load_recipe("deep/recipe.yaml", gpu="cpu")
     assert recipe.get("data.train") == str(folder / "deep" / "rows.jsonl")
     assert recipe.get("data.eval") == "elsewhere.jsonl"
+
+
+def test_paths_inside_sources_are_meant_the_same(folder: Path) -> None:
+    (folder / "deep").mkdir()
+    for name in ("rows.jsonl", "more.csv"):
+        (folder / "deep" / name).write_text("x")
+    body = "data:\n  train: [rows.jsonl, {source: more.csv, weight: 2}, {weight: 1}, {source: org/rows}]\n  eval: {source: '*.jsonl'}\n"
+    values = layers.expand(write_one(folder / "deep" / "recipe.yaml", body))[0][0].values["data"]
+    deep = folder / "deep"
+    assert values["train"] == [
+        f"{deep}/rows.jsonl",
+        {"source": f"{deep}/more.csv", "weight": 2},
+        {"weight": 1},
+        {"source": "org/rows"},
+    ]
+    assert values["eval"] == {"source": f"{deep}/*.jsonl"}
+
+
+def write_one(path: Path, body: str) -> Path:
+    path.write_text(body)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("below", "above", "found"),
+    [
+        ("{source: a, max_rows: 5}", "{max_rows: 7}", {"source": "a", "max_rows": 7}),
+        ("{source: a, max_rows: 5}", "{source: b}", {"source": "b"}),
+        ("{source: a, max_rows: 5}", "b", "b"),
+        ("{source: a, max_rows: 5}", "[b, {source: c}]", ["b", {"source": "c"}]),
+        ("{source: a, max_rows: 5}", "${data.sample.train}", "s"),
+        ("[a, {source: b}]", "{source: c, split: test}", {"source": "c", "split": "test"}),
+        ("a", "{source: c, split: test}", {"source": "c", "split": "test"}),
+        ("a", "[{source: '${data.sample.train}', revision: '${oc.env:WHERE}'}]", [{"source": "s", "revision": "${oc.env:WHERE}"}]),
+    ],
+)  # fmt: skip
+def test_a_source_starts_anew_where_it_is_named(folder: Path, below: str, above: str, found: object) -> None:
+    write(
+        folder,
+        below=f"layers: [base/qlora]\ndata: {{train: {below}, sample: {{train: s}}, format: text}}\n",
+        recipe=f"layers: [below]\ndata: {{train: {quoted(above)}}}\n",
+    )
+    recipe = load_recipe("recipe.yaml", gpu="cpu")
+    assert recipe.get("data.train") == found
+    assert set(recipe.origins) == set(leaves(recipe.values))
+    assert list(recipe.values["data"])[:4] == ["train", "eval", "sample", "format"]
+
+
+def quoted(value: str) -> str:
+    return f"'{value}'" if value.startswith("$") else value
+
+
+def test_a_setting_of_a_source_on_the_command_line(folder: Path) -> None:
+    write(folder, recipe="layers: [base/qlora]\ndata: {train: {source: a, max_rows: 5}}\n")
+    recipe = load_recipe("recipe.yaml", gpu="cpu", overrides=["data.train.max_rows=9"])
+    assert recipe.get("data.train") == {"source": "a", "max_rows": 9}
+    recipe = load_recipe("recipe.yaml", gpu="cpu", overrides=["data.train=[{source: b}, c]"])
+    assert recipe.get("data.train") == [{"source": "b"}, "c"]
+
+
+def test_what_is_wrong_inside_a_list_has_its_own_place(folder: Path) -> None:
+    write(folder, recipe="layers: [base/qlora]\ndata:\n  train:\n    - a\n    - source: b\n      max_rows: 0\n")
+    with pytest.raises(RecipeError) as caught:
+        load_recipe("recipe.yaml", gpu="cpu")
+    (problem,) = caught.value.problems
+    assert (problem.key, str(problem.place), problem.layer) == (
+        "data.train.1.max_rows",
+        "recipe.yaml:6:17",
+        "layer 3 of 3: recipe.yaml",
+    )
 
 
 def test_the_generic_gpu_is_filled_from_the_driver() -> None:

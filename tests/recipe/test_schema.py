@@ -62,6 +62,14 @@ def test_it_is_a_schema_with_hover_texts() -> None:
         "peft: {loftq_config: {bits: 4}}",
         "data: {max_samples: 0}",
         "data: {sample: {trian: x}}",
+        "data: {train: [{source: a.jsonl, weigth: 2}]}",
+        "data: {train: [a.jsonl, 5]}",
+        "data: {eval: {source: a.jsonl, max_rows: 0}}",
+        "data: {columns: {prompt: 3}}",
+        "data: {format: preference}",
+        "data: {truncation: keep_start}",
+        "data: {transcript: {turns: 1}}",
+        "data: {near_duplicates: 85}",
         "tracking: {tracker: comet}",
         "model: null",
         "modle: {}",
@@ -85,6 +93,10 @@ def test_broken_recipes_are_refused(body: str) -> None:
         "quantization: null\npeft: null",
         "gpus: {l4: {replace: [peft], peft: {peft_type: VERA}}}",
         "data: {train: [a.jsonl, b.jsonl], eval: null}",
+        "data: {train: {source: org/rows, split: train, revision: main, format: alpaca}, eval: {source: b.csv.gz}}",
+        "data: {train: [a.jsonl, {source: 'rows/*.parquet', max_rows: 5, weight: 0.5, columns: {prompt: question}}]}",
+        "data: {columns: null, truncation: null, format: glaive, transcript: {speaker: Ann, stride: null}}",
+        "data: {min_tokens: 8, max_tokens: null, dedupe: near, near_duplicates: 1, leakage: keep, max_bad_rows: 0.01}",
     ],
 )
 def test_valid_recipes_are_taken(body: str) -> None:
@@ -99,6 +111,18 @@ def test_the_table_of_our_own_keys_is_whole() -> None:
     assert not set(SECTIONS) & set(UPSTREAM)
     every: dict[str, Any] = {f"{s}.{k}": f for s, fields in SECTIONS.items() for k, f in fields.items()} | dict(TOP)
     assert [key for key, field in every.items() if not field.doc.endswith(".")] == []
+
+
+def test_a_new_format_is_a_new_choice_and_sources_are_read_as_they_are_written() -> None:
+    from nothing_tune import formats
+    from nothing_tune.data import sources
+    from nothing_tune.recipe.schema import SOURCE, SOURCES
+
+    choices = ("auto", *formats.names())
+    assert (SECTIONS["data"]["format"].choices, SOURCE["format"].choices) == (choices, choices)
+    assert tuple(SOURCE) == sources.KEYS
+    assert all(field_of(key) for key in SOURCES)
+    assert field_of("data.train.weight") is SOURCE["weight"]
 
 
 def test_the_table_describes_what_is_managed_and_refused_by_its_name() -> None:

@@ -9,19 +9,25 @@ from typing import Any
 
 import pytest
 
+from nothing_tune import formats
 from nothing_tune.recipe.library import library_root
-
-FUNCTION_CALL = "<functioncall> "
 
 KINDS = {
     "nothing-gpt": "messages",
     "marco": "messages",
-    "function-calling": "messages",
+    "function-calling": "glaive",
     "quick-start-7b": "text",
     "memory-optimized-13b": "prompt-completion",
     "high-quality-7b": "messages",
 }
 """Sample -> format of its rows. The quickstart's sample has its own tests."""
+COLUMNS = {
+    "messages": {"messages"},
+    "text": {"text"},
+    "prompt-completion": {"prompt", "completion"},
+    "glaive": {"system", "chat"},
+}
+"""Format -> the columns of its rows."""
 
 FRAME = {"marco": {"Marco"}}
 """Names that frame every row of both files: the teacher's, in the system message."""
@@ -36,24 +42,36 @@ ROLES_AFTER = {
 samples = pytest.mark.parametrize("name", KINDS)
 
 
-def rows(name: str) -> list[dict[str, Any]]:
+def raw(name: str) -> list[dict[str, Any]]:
+    """The rows as the file has them."""
     path = library_root() / "samples" / f"{name}.jsonl"
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def rows(name: str) -> list[dict[str, Any]]:
+    """The rows as they are trained on."""
+    format_ = formats.find(KINDS[name.removesuffix(".eval")])
+    return [row for one in raw(name) for row in format_.convert(one, {})]
 
 
 def texts(row: dict[str, Any], *, framed: bool) -> list[str]:
     """The row's texts; without `framed`, not the system message and not the words that every prompt begins with."""
     if "messages" in row:
-        return [m["content"] for m in row["messages"] if framed or m["role"] != "system"]
+        return [said(m) for m in row["messages"] if framed or m["role"] != "system"]
     return [text.removeprefix("" if framed else "Summarise in one sentence: ") for text in row.values()]
+
+
+def said(message: dict[str, Any]) -> str:
+    """A message as text: what it says, and the functions that it calls as JSON."""
+    calls = [json.dumps(c["function"], ensure_ascii=False) for c in message.get("tool_calls", [])]
+    return "\n".join([message.get("content") or "", *calls]).strip()
 
 
 def sentences(row: dict[str, Any]) -> set[str]:
     """Its sentences in lower case, without punctuation at their ends; a function call or its result counts as one."""
     parts = []
     for text in texts(row, framed=False):
-        data = text.startswith((FUNCTION_CALL, "{"))
-        parts += [text] if data else re.split(r"[.!?…:;]+(?=[\s»\"”]|$)|\n", text)
+        parts += [text] if text.startswith("{") else re.split(r"[.!?…:;]+(?=[\s»\"”]|$)|\n", text)
     return {found for part in parts if (found := part.strip(' \t«»"“”,-()').lower())}
 
 
@@ -73,20 +91,21 @@ def names(part: list[dict[str, Any]], common: set[str]) -> set[str]:
     return {word for word in found if word.lower() not in common and not word.startswith("I'")}
 
 
+def calls(part: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The functions that `part` calls, {name, arguments}."""
+    messages = [message for row in part for message in row["messages"]]
+    return [call["function"] for message in messages for call in message.get("tool_calls", [])]
+
+
 def arguments(part: list[dict[str, Any]]) -> set[str]:
     """Texts that the function calls of `part` pass."""
-    values = []
-    for row in part:
-        for message in row["messages"]:
-            if message["content"].startswith(FUNCTION_CALL):
-                values += json.loads(message["content"].removeprefix(FUNCTION_CALL))["arguments"].values()
+    values = [value for call in calls(part) for value in call["arguments"].values()]
     return {value.lower() for value in values if isinstance(value, str)}
 
 
 def functions(part: list[dict[str, Any]]) -> set[str]:
-    """Names of the functions that the system messages of `part` offer."""
-    lines = [line for row in part for line in row["messages"][0]["content"].splitlines()]
-    return {json.loads(line)["name"] for line in lines if line.startswith("{")}
+    """Names of the functions that `part` offers."""
+    return {tool["function"]["name"] for row in part for tool in row["tools"]}
 
 
 @samples
@@ -100,9 +119,9 @@ def test_enough_rows_and_all_different(name: str) -> None:
 
 @samples
 def test_rows_are_well_formed(name: str) -> None:
-    columns = {"messages": {"messages"}, "text": {"text"}, "prompt-completion": {"prompt", "completion"}}[KINDS[name]]
+    for row in raw(name) + raw(f"{name}.eval"):
+        assert set(row) - {"level"} == COLUMNS[KINDS[name]]
     for row in rows(name) + rows(f"{name}.eval"):
-        assert set(row) - {"level"} == columns
         assert all(text.strip() for text in texts(row, framed=True))
         assert sum(len(text) for text in texts(row, framed=True)) < 1_200, "short rows: a rehearsal runs on a CPU"
         if "messages" in row:
@@ -134,18 +153,14 @@ def test_held_out_rows_share_no_name(name: str) -> None:
 
 def test_function_calls_are_offered_complete_and_apart() -> None:
     train, held_out = rows("function-calling"), rows("function-calling.eval")
-    calls = 0
     for row in train + held_out:
-        offered = functions([row])
         for message, answer in pairwise(row["messages"]):
-            if message["content"].startswith(FUNCTION_CALL):
-                call = json.loads(message["content"].removeprefix(FUNCTION_CALL))
+            for call in calls([{"messages": [message]}]):
                 assert message["role"] == "assistant"
                 assert answer["role"] == "tool"
-                assert call["name"] in offered
+                assert call["name"] in functions([row])
                 assert isinstance(json.loads(answer["content"]), dict)
-                calls += 1
-    assert calls >= 50
+    assert len(calls(train + held_out)) >= 50
     assert not functions(train) & functions(held_out)
     assert not arguments(train) & arguments(held_out)
 

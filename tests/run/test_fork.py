@@ -286,6 +286,32 @@ def test_a_run_of_version_0_1_0(folder: Path, restart: bool) -> None:
     assert checkpoint.fault(made.run.path / ("initial" if restart else "checkpoints/checkpoint-13")) is None
 
 
+@pytest.mark.parametrize("share", [False, True])
+def test_a_parent_of_version_1_chose_its_rows_otherwise(parent: Run, share: bool) -> None:
+    """Without a share the child's rows are chosen as the parent's were; with one they cannot be."""
+    plan = parent.plan()
+    plan["version"] = 1
+    for values in (plan["values"]["data"], plan["data"]):
+        values["eval"] = 0.1 if share else None
+        del values["dedupe"], values["leakage"]
+    recipe = (parent.path / "recipe.yaml").read_text(encoding="utf-8")
+    if share:
+        recipe = recipe.replace("eval: null\n  sample", "eval: 0.1\n  sample").replace(
+            "eval_strategy: 'no'", "eval_strategy: steps"
+        )
+        plan["values"]["training"]["eval_strategy"] = "steps"
+    (parent.path / "recipe.yaml").write_text(recipe, encoding="utf-8")
+    write_json(parent.path / "plan.json", plan)
+    made = fork(parent, "training.learning_rate=1e-5")
+    child = made.run.plan()
+    if share:
+        assert (made.mode, made.because) == ("restart", ("how rows are held out, which changed",))
+        assert (child["version"], child["data"]["dedupe"], child["data"]["leakage"]) == (2, "exact", "drop")
+    else:
+        assert (made.mode, made.because) == ("continue", ())
+        assert (child["version"], child["data"]["dedupe"], child["data"]["leakage"]) == (1, "none", "keep")
+
+
 def test_rows_that_are_not_the_parents_start_anew(parent: Run) -> None:
     rows = Path(parent.plan()["data"]["train"])
     rows.write_text(rows.read_text(encoding="utf-8") + rows.read_text(encoding="utf-8"), encoding="utf-8")

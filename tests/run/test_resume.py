@@ -186,6 +186,46 @@ def test_a_run_of_an_older_version_goes_on(make: Callable[..., Run], said: list[
     assert run.plan()["world_size"] == 2
 
 
+def test_a_run_of_version_1_keeps_choosing_its_rows_as_then(make: Callable[..., Run], said: list[str]) -> None:
+    run = make()
+    plan: dict[str, Any] = run.plan()
+    new = ("columns", "transcript", "group_by", "stratify_by", "max_bad_rows", "dedupe", "near_duplicates", "leakage",
+           "min_tokens", "max_tokens", "truncation")  # fmt: skip
+    for key in new:
+        del plan["values"]["data"][key], plan["data"][key]
+    write_json(run.path / "plan.json", {**plan, "version": 1})
+    before = run.plan()
+    make()
+    assert (said, run.plan()) == ([], before)
+    make("training.save_steps=7", "data.max_bad_rows=0.1")
+    now = run.plan()
+    assert said == ["data.max_bad_rows: null -> 0.1", "training.save_steps: 5 -> 7"]
+    assert (now["version"], now["data"]["dedupe"], now["data"]["leakage"]) == (1, "none", "keep")
+    make("training.save_steps=9", "data.max_bad_rows=0.1")
+    assert (run.plan()["version"], run.plan()["data"]) == (1, now["data"])
+    with pytest.raises(ResumeRefused, match=r"data\.dedupe was exact and would be near"):
+        make("data.dedupe=near")
+
+
+def test_sources_of_every_kind_are_known_again(make: Callable[..., Run], tmp_path: Path, said: list[str]) -> None:
+    for name in ("one", "two"):
+        (tmp_path / "rows").mkdir(exist_ok=True)
+        (tmp_path / "rows" / f"{name}.jsonl").write_text(f'{{"text": "{name}"}}\n')
+    run = make("data.train=[{source: rows, max_rows: 9}, 'rows/*.jsonl', rows.jsonl]")
+    data = read_json(run.path / "lock.json")["data"]
+    assert [(mark.get("files"), mark["bytes"]) for mark in data.values()] == [(2, 32), (2, 32), (None, 14)]
+    (tmp_path / "rows").rename(tmp_path / "moved")
+    moved = f"{{source: {tmp_path}/moved, max_rows: 9}}, '{tmp_path}/moved/*.jsonl', {tmp_path}/rows.jsonl"
+    runs.resume(run, [f"data.train=[{moved}]"], said.append)
+    assert said[0].startswith("data.train: [")
+    with pytest.raises(ResumeRefused):
+        runs.resume(run, [f"data.train=[{moved.replace('9', '8')}]"])
+    (tmp_path / "moved" / "two.jsonl").rename(tmp_path / "moved" / "before.jsonl")  # another order of files
+    (tmp_path / "moved").rename(tmp_path / "again")
+    with pytest.raises(ResumeRefused):
+        runs.resume(run, [f"data.train=[{moved.replace('moved', 'again')}]"])
+
+
 def test_data_that_only_lies_elsewhere_is_no_other_data(
     make: Callable[..., Run], tmp_path: Path, said: list[str]
 ) -> None:

@@ -43,7 +43,7 @@ def show(run_id: options.RunId, runs_dir: options.RunsDir = None, json: options.
     view.glance(status)
     view.step = view.step or status.get("step") or 0  # a fork that waits has a step before its first event
     paint = console.ink()
-    facts = {name: console.near(text) for name, text in plan_facts(plan).items()}
+    facts = {name: console.near(text) for name, text in plan_facts(plan, view.rows).items()}
     facts["layers"] = " · ".join(console.near(name) for name in lock.get("layers") or [])
     facts["parent"] = _parent(lock.get("parent") or {})
     console.out(f"{paint.bold(str(plan.get('name')))}  {paint.dim(run.id)}", *header(facts, paint))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import bitsandbytes.nn.modules as bnb_modules
 import torch
-from datasets import load_dataset
+from datasets import Dataset
 from peft import LoraConfig
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 from trl import SFTConfig, SFTTrainer
@@ -31,14 +31,41 @@ model = AutoModelForCausalLM.from_pretrained(
         bnb_4bit_compute_dtype=torch.float32,
     ),
 )
-rows = load_dataset(
-    "json",
-    data_files={
-        "train": str(recipes / "samples" / "function-calling.jsonl"),
-        "eval": str(recipes / "samples" / "function-calling.eval.jsonl"),
-    },
-    cache_dir=str(out / "cache"),
-)
+
+
+def conversation(row: dict[str, str]) -> dict[str, object]:
+    """One row of Glaive's text as messages and tools; the sample is written as cleanly as this needs."""
+    head, _, listed = row["system"].removeprefix("SYSTEM: ").partition("\n")
+    decoder, tools = json.JSONDecoder(), []
+    while listed.strip():
+        tool, end = decoder.raw_decode(listed.strip())
+        tools.append({"type": "function", "function": tool})
+        listed = listed.strip()[end:]
+    messages = [{"role": "system", "content": "You are a helpful assistant."}]
+    assert head.startswith("You are a helpful assistant")
+    for part in row["chat"].strip().split("\n\n\n"):
+        name, _, text = part.partition(": ")
+        text = text.removesuffix("<|endoftext|>").strip()
+        role = {"USER": "user", "ASSISTANT": "assistant", "FUNCTION RESPONSE": "tool"}[name]
+        before, called, call = text.partition("<functioncall> ")
+        if called:
+            function, _, arguments = call.removeprefix('{"name": "').partition('", "arguments": \'')
+            # as text: Arrow would give every call the arguments of all others
+            function = {"name": function, "arguments": arguments.removesuffix("'}").replace("\\'", "'")}
+            messages.append(
+                {"role": role, "content": before, "tool_calls": [{"type": "function", "function": function}]}
+            )
+        else:
+            messages.append({"role": role, "content": text})
+    return {"messages": messages, "tools": json.dumps(tools) if tools else None}
+
+
+def read(name: str) -> Dataset:
+    lines = (recipes / "samples" / name).read_text(encoding="utf-8").splitlines()
+    return Dataset.from_list([conversation(json.loads(line)) for line in lines])
+
+
+rows = {"train": read("function-calling.jsonl"), "eval": read("function-calling.eval.jsonl")}
 trainer = SFTTrainer(
     model=model,
     processing_class=AutoTokenizer.from_pretrained(recipes / "models" / "nano"),

@@ -1,0 +1,209 @@
+"""What `tune data convert`, `split`, `dedupe` and `mix` share: their options, rows while they are read, and the summary."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import typer
+
+from nothing_tune.cli import console, options
+from nothing_tune.errors import UsageError
+
+EXITS = (0, 2, 74)
+SHOWN = 5
+"""Bad rows that a summary names."""
+TOLD_ROWS = 500
+"""Rows between two looks at whether the progress line is drawn anew."""
+
+T = TypeVar("T")
+
+Sources = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="SOURCE...",
+        help="Rows of any format: files, folders, patterns such as 'data/*.jsonl', or data sets of the hub, ORG/NAME:SPLIT.",
+        autocompletion=options.complete_data,
+        show_default=False,
+    ),
+]
+To = Annotated[
+    Path | None,
+    typer.Option(
+        "--to",
+        metavar="FILE",
+        help="What is written: a name that ends in .jsonl, .jsonl.gz or .jsonl.zst.",
+        show_default=False,
+    ),
+]
+Format = Annotated[
+    str | None, typer.Option("--format", metavar="NAME", help="What the rows look like [default: looked for].")
+]
+Columns = Annotated[
+    list[str] | None,
+    typer.Option("--columns", metavar="A=B", help="The format's column A is called B in the file; may be given again."),
+]
+Speaker = Annotated[
+    str | None, typer.Option("--speaker", metavar="NAME", help="Of a chat log: whose lines are the assistant's.")
+]
+Turns = Annotated[
+    int | None,
+    typer.Option("--turns", metavar="N", min=2, help="Of a chat log: turns of one conversation [default: 8]."),
+]
+MaxBadRows = Annotated[
+    float,
+    typer.Option("--max-bad-rows", metavar="SHARE", min=0, max=1, help="Share of the rows that may be bad, 0 to 1."),
+]
+Force = Annotated[bool, typer.Option("--force", help="Replace files that are there.")]
+Seed = Annotated[int, typer.Option("--seed", metavar="N", help="Another number chooses other rows.")]
+
+
+class Reading:
+    """Sources that are opened, and what has been read of them.
+
+    Attributes:
+        opened: The sources; all give one kind of row.
+        settings: What was asked for, for the card.
+        ledger: Counts of the last reading.
+    """
+
+    def __init__(
+        self,
+        sources: Sequence[Any] | None,
+        command: str,
+        *,
+        format_: str | None = None,
+        columns: Sequence[str] | None = None,
+        speaker: str | None = None,
+        turns: int | None = None,
+        max_bad_rows: float = 0.0,
+        quiet: bool = False,
+    ) -> None:
+        from nothing_tune.data.rows import Ledger
+        from nothing_tune.data.sources import open_all
+
+        if not sources:
+            raise UsageError("which rows? no source is named", hint=f"tune data {command} rows.csv --to new.jsonl")
+        mapped = _mapping(columns)
+        wanted = {"format": format_, "columns": mapped, "transcript": _given(speaker=speaker, turns=turns)}
+        self.command, self.settings = command, {"max_bad_rows": max_bad_rows, **wanted}
+        self.opened = open_all(list(sources), {k: v for k, v in wanted.items() if v}, key="")
+        self.ledger, self.quiet, self.max_bad_rows = Ledger(), quiet, max_bad_rows
+        kinds = {one.format.KIND for one in self.opened}
+        if len(kinds) > 1:
+            told = ", ".join(f"{one.label} gives {one.format.KIND}" for one in self.opened)
+            raise UsageError(f"the sources give rows of different kinds: {told}", hint="convert them one by one")
+
+    def rows(self) -> Iterator[Any]:
+        """All canonical rows, from the beginning, with a progress line on a terminal; too many bad ones end in a `UsageError`."""
+        from nothing_tune.data import rows
+
+        self.ledger = rows.Ledger(total=sum(one.bytes for one in self.opened))
+        yield from self._watched(rows.stream(self.opened, self.settings, self.ledger))
+        rows.refuse(self.ledger, self.max_bad_rows, "--max-bad-rows")
+
+    def again(self) -> list[Iterator[Any]]:
+        """The rows once more, one stream for each source; counted nowhere."""
+        from nothing_tune.data import rows
+
+        return [rows.stream([one], self.settings, rows.Ledger()) for one in self.opened]
+
+    def _watched(self, found: Iterable[T]) -> Iterator[T]:
+        from nothing_tune.cli.data.inspect import Progress
+
+        line = Progress(quiet=True)
+        line.on = console.is_terminal() and not self.quiet
+        try:
+            for number, row in enumerate(found):
+                if number % TOLD_ROWS == 0:
+                    line.draw({"what": "reading", "rows": self.ledger.read, "share": self.ledger.share()})
+                yield row
+        finally:
+            line.clear()
+
+    def card(self, **settings: Any) -> dict[str, Any]:
+        """The card of what is written: command, sources with their digests, and settings."""
+        from nothing_tune.data.sources import identity
+
+        return {
+            "command": f"tune data {self.command}",
+            "sources": [
+                {
+                    "name": one.label,
+                    "format": one.format.NAME,
+                    "identity": identity(one.source),
+                    **self.ledger.counts(one),
+                }
+                for one in self.opened
+            ],
+            "settings": {k: v for k, v in {**self.settings, **settings}.items() if v not in (None, {}, [])},
+        }
+
+    def data(self, written: Mapping[Path, Mapping[str, Any]], **more: Any) -> dict[str, Any]:
+        """The summary for a program."""
+        return {
+            "written": [
+                {"path": str(path), "rows": card["rows"], "bytes": path.stat().st_size, "sha256": card["sha256"]}
+                for path, card in written.items()
+            ],
+            "sources": [
+                {"name": one.label, "format": one.format.NAME, "kind": one.format.KIND, **self.ledger.counts(one)}
+                for one in self.opened
+            ],
+            "bad_rows": [list(pair) for pair in self.ledger.bad_rows],
+            **more,
+        }
+
+    def lines(self, written: Mapping[Path, Mapping[str, Any]], *more: tuple[str, str]) -> list[str]:
+        """The summary for people: what was read, what happened to it (`more`: labels and texts), what was written."""
+        paint = console.ink()
+        told: list[tuple[str, str]] = []
+        for one in self.opened:
+            count = self.ledger.counts(one)
+            bad = paint.warn(f", {count['bad']:,} bad") if count["bad"] else ""
+            told.append(("read", f"{one.label}: {console.plural(count['read'], 'row')} of {one.format.NAME}{bad}"))
+        for where, why in self.ledger.bad_rows[:SHOWN]:
+            told.append(("bad", console.printable(f"{where}: {why}")))
+        if self.ledger.bad > SHOWN:
+            told.append(("bad", f"{self.ledger.bad - SHOWN:,} more"))
+        told += more
+        for path, card in written.items():
+            size = console.size(path.stat().st_size)
+            told.append(("wrote", f"{paint.ok(str(path))}: {console.plural(card['rows'], 'row')}, {size}"))
+        return [f"{paint.dim(label.ljust(10))}{text}" for label, text in told]
+
+    def show(
+        self, written: Mapping[Path, Mapping[str, Any]], json: bool, told: Sequence[tuple[str, str]], **more: Any
+    ) -> None:
+        """Prints the summary, for people or as JSON."""
+        if json:
+            console.out_json(self.data(written, **more))
+        else:
+            console.out(*self.lines(written, *told))
+
+
+def target(to: Path | None, force: bool, command: str) -> Path:
+    """Where the result goes, refused at once when it cannot."""
+    from nothing_tune.data import card
+
+    if to is None:
+        raise UsageError("where to? --to is missing", hint=f"tune data {command} rows.csv --to new.jsonl")
+    card.check(to, force)
+    return to
+
+
+def _given(**values: Any) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _mapping(columns: Sequence[str] | None) -> dict[str, str]:
+    out = {}
+    for pair in columns or ():
+        name, sign, theirs = pair.partition("=")
+        if not sign or not name or not theirs:
+            raise UsageError(
+                f"{pair!r} names no column", hint="write --columns A=B: the format's column A is called B in the file"
+            )
+        out[name] = theirs
+    return out

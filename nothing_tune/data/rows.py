@@ -1,0 +1,247 @@
+"""Canonical rows of opened sources, one after the other, each with its place; what is wrong with a row goes into the ledger."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any, Protocol
+
+from nothing_tune.data import files
+from nothing_tune.data.sources import Opened, place, rename
+from nothing_tune.errors import Problem, UsageError
+from nothing_tune.formats import BadRow, Joining
+
+KEPT_BAD_ROWS = 1000
+"""Bad rows that a ledger names; more are only counted."""
+SHOWN = 10
+"""Bad rows that `refuse` names."""
+UNITED = ("messages", "conversations", "tools", "prompt", "completion")
+"""Columns whose nested objects Arrow gives the fields of all rows."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A canonical row and where it is from.
+
+    Attributes:
+        value: The row itself.
+        file: Index into `Ledger.files`.
+        line: Line or row of that file, from 1 (see `files.by_line`); where an example spans several, the first.
+        source: Index into `Ledger.sources`.
+        name: The file's name below the folder that all files of the source share, or the hub data set's with its split.
+    """
+
+    value: dict[str, Any]
+    file: int
+    line: int
+    source: int = 0
+    name: str = ""
+
+
+class Placed(Protocol):
+    """What has a place: a `Row`, or what remembers one."""
+
+    @property
+    def file(self) -> int:
+        """Index into `Ledger.files`."""
+
+    @property
+    def line(self) -> int:
+        """Line or row, from 1."""
+
+
+@dataclass
+class Count:
+    """What was read of one source: raw rows, bad ones among them, canonical rows that came of the good ones."""
+
+    opened: Opened
+    read: int = 0
+    bad: int = 0
+    rows: int = 0
+
+
+@dataclass
+class Ledger:
+    """What `stream` has read so far; one ledger may serve several streams, whose files follow one another.
+
+    Attributes:
+        files: Names of the files, and of hub data sets, as places show them.
+        by_line: Whether the rows of each of them have lines.
+        sources: Counts of each source.
+        bad_rows: `(place, why)` of the first `KEPT_BAD_ROWS` bad rows.
+        total: Bytes of all that is going to be read, for `share`; 0 counts what has been given to `stream` until now.
+    """
+
+    total: int = 0
+    files: list[str] = field(default_factory=list)
+    by_line: list[bool] = field(default_factory=list)
+    sources: list[Count] = field(default_factory=list)
+    bad_rows: list[tuple[str, str]] = field(default_factory=list)
+    _bytes: int = 0
+    _behind: int = 0
+    _watch: list[IO[bytes]] = field(default_factory=list)
+    _measured: bool = True
+
+    @property
+    def read(self) -> int:
+        """Raw rows read, bad ones too."""
+        return sum(count.read for count in self.sources)
+
+    @property
+    def bad(self) -> int:
+        """Bad rows among them."""
+        return sum(count.bad for count in self.sources)
+
+    def place(self, row: Placed) -> str:
+        """Where a row stands: `FILE:LINE`, or `FILE, row N` for JSON documents, parquet and hub data sets."""
+        return self.where(row.file, row.line)
+
+    def where(self, file: int, line: int) -> str:
+        """As `place`, for an index into `files` and a line."""
+        return place(self.files[file], line, self.by_line[file])
+
+    def counts(self, opened: Opened) -> dict[str, int]:
+        """`files`, `bytes`, and `read`, `bad`, `rows` (canonical ones) of one source."""
+        mine = [count for count in self.sources if count.opened is opened]
+        return {
+            "files": len(opened.files),
+            "bytes": opened.bytes,
+            "read": sum(count.read for count in mine),
+            "bad": sum(count.bad for count in mine),
+            "rows": sum(count.rows for count in mine),
+        }
+
+    def share(self) -> float | None:
+        """How much of the bytes of all sources is read, 0 to 1; None when that is not known (hub data sets)."""
+        whole = self.total or self._bytes
+        if not self._measured or not whole:
+            return None
+        now = self._watch[0].tell() if self._watch and not self._watch[0].closed else 0
+        return min((self._behind + now) / whole, 1.0)
+
+    def refuse(self, row: Row, why: str) -> None:
+        """Counts a row that turned out bad after `stream` gave it, with what is wrong as one clause."""
+        self.sources[row.source].rows -= 1
+        self._bad(row.file, row.line, row.source, why)
+
+    def _bad(self, file: int, line: int, source: int, why: str) -> None:
+        self.sources[source].bad += 1
+        if len(self.bad_rows) < KEPT_BAD_ROWS:
+            self.bad_rows.append((self.where(file, line), why))
+
+
+def stream(opened: Sequence[Opened], settings: Mapping[str, Any], ledger: Ledger) -> Iterator[Row]:
+    """The canonical rows of `opened` in order. Nothing is raised for a bad row: it is counted and named in `ledger`.
+
+    Rows of parquet files and of hub data sets lose the nulls inside `messages`, `conversations`, `tools`, `prompt` and
+    `completion`: Arrow gives every nested object the fields of all others, so that there a null says "not there".
+
+    Args:
+        opened: What `sources.open_all` found.
+        settings: The recipe's `data`; what formats need of it is handed on (`transcript`).
+        ledger: Gets its files and sources at once, before the first row is asked for, and counts as rows are read.
+
+    Raises:
+        UsageError: A file cannot be read to its end.
+    """
+    parts = []
+    for one in opened:
+        parts.append(_Part(one, len(ledger.sources), len(ledger.files), ledger._bytes))
+        ledger.sources.append(Count(one))
+        ledger._bytes += one.bytes
+        ledger._measured &= one.hub is None
+        ledger.files += one.labels
+        ledger.by_line += [files.by_line(path) for path in one.files] or [False]
+    options = {"transcript": settings.get("transcript") or {}}
+    return (row for part in parts for row in part.rows(options, ledger))
+
+
+@dataclass(frozen=True)
+class _Part:
+    """One source in a stream: its number, that of its first file, and the bytes of the sources before it."""
+
+    opened: Opened
+    source: int
+    first_file: int
+    behind: int
+
+    def rows(self, options: Mapping[str, Any], ledger: Ledger) -> Iterator[Row]:
+        """Its canonical rows."""
+        count, kind = ledger.sources[self.source], self.opened.format
+        ledger._behind = self.behind
+        parts: Sequence[Path | None] = self.opened.files or (None,)
+        shared = os.path.commonpath([path.absolute().parent for path in self.opened.files] or [Path.cwd()])
+        absent: UsageError | None = None
+        for file, path in enumerate(parts, self.first_file):
+            pieces = self._converted(file, path, options, ledger)
+            if isinstance(kind, Joining):
+                pieces = kind.join(pieces, options)
+            name = self.opened.label if path is None else path.absolute().relative_to(shared).as_posix()
+            try:
+                for line, value in pieces:
+                    count.rows += 1
+                    yield Row(value, file, line, self.source, name)
+            except UsageError as error:
+                # joined file by file, and the wanted speaker need not be in each of them
+                if not error.problems[0].key.startswith("data.transcript."):
+                    raise
+                absent = absent or error
+            ledger._behind += path.stat().st_size if path is not None else 0
+            ledger._watch.clear()
+        if absent is not None and not count.rows:
+            raise absent
+
+    def _converted(
+        self, file: int, path: Path | None, options: Mapping[str, Any], ledger: Ledger
+    ) -> Iterator[tuple[int, dict[str, Any]]]:
+        raw: Iterable[tuple[int, files.RawRow]]
+        raw = enumerate(self.opened.hub, 1) if path is None else files.read(path, ledger._watch)
+        arrow = path is None or files.suffix(path) == ".parquet"
+        count, columns, convert = ledger.sources[self.source], self.opened.source.columns, self.opened.format.convert
+        for line, row in raw:
+            count.read += 1
+            if isinstance(row, str):
+                ledger._bad(file, line, self.source, row)
+                continue
+            row = rename(row, columns)
+            if arrow:
+                row = {name: without_nulls(value) if name in UNITED else value for name, value in row.items()}
+            try:
+                values = convert(row, options)
+            except BadRow as why:
+                ledger._bad(file, line, self.source, str(why))
+                continue
+            for value in values:
+                yield line, value
+
+
+def without_nulls(value: Any) -> Any:
+    """`value` without the keys of its objects, at any depth, that hold null."""
+    if isinstance(value, Mapping):
+        return {name: without_nulls(inner) for name, inner in value.items() if inner is not None}
+    if isinstance(value, list | tuple):
+        return [without_nulls(inner) for inner in value]
+    return value
+
+
+def refuse(ledger: Ledger, max_bad_rows: float = 0.0, setting: str = "data.max_bad_rows") -> None:
+    """Ends in a `UsageError` that names up to 10 bad rows when their share of the rows read is above `max_bad_rows` (0 to 1).
+
+    `setting` is what the share is called where it was set.
+    """
+    bad, read = ledger.bad, ledger.read
+    if not bad or bad / read <= max_bad_rows:
+        return
+    shown = ledger.bad_rows[:SHOWN]
+    more = f", the first {len(shown)} are named" if bad > len(shown) else ""
+    allowed = "none may be" if not max_bad_rows else f"{max_bad_rows:.3%} may be"
+    raise UsageError(
+        *(Problem(f"{where}: {why}") for where, why in shown),
+        Problem(
+            f"{bad} of {read} row{'' if read == 1 else 's'} {'is' if bad == 1 else 'are'} bad, and {allowed}{more}",
+            key=setting,
+            hint=f"mend them, or set {setting} to the share that may be left out, such as 0.01",
+        ),
+    )
