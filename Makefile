@@ -16,7 +16,7 @@ PARALLEL := OMP_NUM_THREADS=1 $(PYTEST) -q -n 2 --dist loadfile
 
 .DEFAULT_GOAL := help
 .PHONY: help quickstart test test-light test-engine test-full lint format types check docs docs-check bench bench-cli \
-	bench-train bench-checkpoint wheel-test storm clean
+	bench-train bench-checkpoint bench-prepare wheel-test storm clean
 
 help: ## this list
 	@echo "nothing-tune: one YAML recipe says how a language model is fine-tuned"
@@ -63,7 +63,7 @@ docs: $(STAMP) ## write docs/reference from the code
 docs-check: $(STAMP) ## say what in docs/reference is not what the code says
 	@$(BIN)/python scripts/make_docs.py --check
 
-bench: bench-cli bench-train bench-checkpoint ## all benchmarks; writes docs/measurements (about 25 minutes, on a quiet machine)
+bench: bench-cli bench-train bench-checkpoint bench-prepare ## all benchmarks; writes docs/measurements (about 40 minutes, on a quiet machine)
 
 bench-cli: $(STAMP) ## time of `tune --help` and `tune show-config --why`
 	@$(BIN)/python benchmarks/bench_cli.py
@@ -73,6 +73,9 @@ bench-train: $(STAMP) ## time to the first step and tokens/s, beside a plain TRL
 
 bench-checkpoint: $(STAMP) ## what a save costs, what the protocol adds to a step, how long a resume takes
 	@$(BIN)/python benchmarks/bench_checkpoint.py
+
+bench-prepare: $(STAMP) ## a million rows prepared, beside plain datasets.map (about 12 minutes)
+	@$(BIN)/python benchmarks/bench_prepare.py
 
 wheel-test: $(STAMP) ## build the wheel, install it in a clean environment, use it there
 	@$(PYTEST) -q tests/test_wheel.py $(ARGS)

@@ -94,10 +94,15 @@ def ours(section: str, fields: Mapping[str, schema.Field], prefix: str = "") -> 
         key = f"{section}.{prefix}{name}" if section else name
         allowed = limits(key, field.choices, field.low, field.high, field.above)
         default = lookup(base, key, "") if section != "gpu" else ""
+        if (
+            section == "generate" and field.default is not None and "NAME." not in prefix
+        ):  # base/qlora has no such section
+            default = field.default
         default = "" if isinstance(default, dict) or default == "" else code(default)
         rows.append((f"`{prefix}{name}`", " or ".join(field.types), default, allowed, field.doc))
         told = field.fields is schema.SOURCE and key != "data.train"
-        rows += [] if told else ours(section, field.fields or {}, f"{prefix}{name}.")
+        below = f"{prefix}{name}.NAME." if field.each else f"{prefix}{name}."
+        rows += [] if told else ours(section, field.fields or {}, below)
     return rows
 
 

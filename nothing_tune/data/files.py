@@ -9,6 +9,7 @@ from __future__ import annotations
 import glob
 import gzip
 import json
+import os
 import re
 import zlib
 from collections.abc import Iterator
@@ -48,15 +49,15 @@ def resolve(name: str) -> list[Path]:
     Raises:
         UsageError: The name is a file of a kind that is not known.
     """
-    path = Path(name).expanduser()
-    if path.is_file():
+    path = Path(os.path.expanduser(name))
+    if os.path.isfile(path):
         if suffix(path) not in SUFFIXES:
             raise UsageError(
                 f"{name} is no data file that is known",
                 hint=f"data files end in {', '.join(SUFFIXES)}, and may be compressed: {', '.join(lines.COMPRESSED)}",
             )
         return [path]
-    if path.is_dir():
+    if os.path.isdir(path):
         try:
             found = [p for p in sorted(path.iterdir()) if _is_data(p)]
         except OSError as error:

@@ -36,7 +36,11 @@ def reachable(timeout_s: float = 5.0) -> bool:
 
 
 def hub_problem(error: BaseException, name: str, key: str, what: str = "model") -> Problem:
-    """The problem behind `error`, raised while the `what` called `name` was loaded; `key` is the recipe key that names it."""
+    """The problem behind `error`, raised while the `what` called `name` was loaded; `key` is the recipe key that names it.
+
+    Without a key (a command line names it) the hint does not speak of recipes and runs.
+    """
+    also = f"; or {REHEARSE}" if key else ""
     kinds = {type(e).__name__ for e in chain(error)}
     text = " ".join(str(e) for e in chain(error))
     url = f"https://huggingface.co/{'datasets/' if what == 'data set' else ''}{name}"
@@ -44,7 +48,7 @@ def hub_problem(error: BaseException, name: str, key: str, what: str = "model") 
         return Problem(
             f"{what} {name} is gated: its owner asks you to accept the terms first",
             key=key,
-            hint=f"accept them at {url}, then {LOGIN}; or {REHEARSE}",
+            hint=f"accept them at {url}, then {LOGIN}{also}",
         )
     if "RevisionNotFoundError" in kinds:
         return Problem(
@@ -54,18 +58,17 @@ def hub_problem(error: BaseException, name: str, key: str, what: str = "model") 
         return Problem(
             f"there is no {what} {name} on the hub that you may see",
             key=key,
-            hint=f"check the name at {url}; if it is private, {LOGIN}; or {REHEARSE}",
+            hint=f"check the name at {url}; if it is private, {LOGIN}{also}",
         )
     if kinds & OFFLINE or "couldn't connect" in text.lower() or "Cannot reach" in text:
         return Problem(
             f"{what} {name} is not in the local cache and huggingface.co cannot be reached",
             key=key,
-            hint=f"connect to the network, or name a local folder; {REHEARSE}",
+            hint=f"connect to the network, or name a local folder{also.replace('; or', ';')}",
         )
     first = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-    return Problem(
-        f"{what} {name} cannot be loaded: {first}", key=key, hint=f"see engine.log for the whole story; {REHEARSE}"
-    )
+    hint = f"see engine.log for the whole story; {REHEARSE}" if key else ""
+    return Problem(f"{what} {name} cannot be loaded: {first}", key=key, hint=hint)
 
 
 def chain(error: BaseException | None) -> Iterator[BaseException]:

@@ -227,14 +227,29 @@ def without_nulls(value: Any) -> Any:
 
 
 def refuse(ledger: Ledger, max_bad_rows: float = 0.0, setting: str = "data.max_bad_rows") -> None:
+    """As `refuse_share`, for what a ledger counted."""
+    refuse_share(ledger.bad, ledger.read, ledger.bad_rows, max_bad_rows, setting)
+
+
+def refuse_share(
+    bad: int,
+    read: int,
+    named: Sequence[Sequence[str]],
+    max_bad_rows: float = 0.0,
+    setting: str = "data.max_bad_rows",
+) -> None:
     """Ends in a `UsageError` that names up to 10 bad rows when their share of the rows read is above `max_bad_rows` (0 to 1).
 
-    `setting` is what the share is called where it was set.
+    Args:
+        bad: Bad rows.
+        read: Rows read, bad ones too.
+        named: `(place, why)` of some of the bad rows.
+        max_bad_rows: The share that may be bad.
+        setting: What the share is called where it was set.
     """
-    bad, read = ledger.bad, ledger.read
     if not bad or bad / read <= max_bad_rows:
         return
-    shown = ledger.bad_rows[:SHOWN]
+    shown = named[:SHOWN]
     more = f", the first {len(shown)} are named" if bad > len(shown) else ""
     allowed = "none may be" if not max_bad_rows else f"{max_bad_rows:.3%} may be"
     raise UsageError(

@@ -6,6 +6,9 @@ A source is a file, a folder, a glob or the id of a data set on the hub, as a na
 from __future__ import annotations
 
 import hashlib
+import os
+import re
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -16,7 +19,7 @@ from typing import Any
 
 from nothing_tune import formats
 from nothing_tune.data import digests, files
-from nothing_tune.data.hub import hub_problem
+from nothing_tune.data.hub import hub_problem, reachable
 from nothing_tune.errors import Problem, UsageError
 from nothing_tune.formats import Format
 
@@ -41,6 +44,7 @@ class Source:
         columns: The format's column -> the file's column; None where columns are called as the format wants them.
         split: Split of a hub data set; None is `train`.
         revision: Branch, tag or commit of a hub data set; None is its main branch.
+        subset: Configuration of a hub data set that has several; None is its default one.
     """
 
     name: str
@@ -50,11 +54,14 @@ class Source:
     columns: Mapping[str, str] | None = None
     split: str | None = None
     revision: str | None = None
+    subset: str | None = None
 
     @property
     def label(self) -> str:
-        """The name as it is shown: `rows.jsonl`, `org/name:train`."""
-        return self.name if is_file(self.name) else f"{self.name}:{self.split or 'train'}"
+        """The name as it is shown: `rows.jsonl`, `org/name:train`, `org/name:subset:train`."""
+        if is_file(self.name):
+            return self.name
+        return ":".join(filter(None, (self.name, self.subset, self.split or "train")))
 
 
 @dataclass(frozen=True)
@@ -93,7 +100,7 @@ def is_file(name: str) -> bool:
         or name.startswith((".", "/", "~"))
         or any(c in name for c in "*?[")
         or name.count("/") > 1
-        or Path(name).exists()
+        or os.path.exists(name)
     )
 
 
@@ -170,17 +177,16 @@ def _source(value: Any, settings: Mapping[str, Any], key: str, problems: list[Pr
             )
     if len(problems) > before or not isinstance(name, str):
         return None
+    subset = None
     if not is_file(name) and ":" in name and "${" not in name:
-        name, _, behind = name.partition(":")
-        if split and split != behind:
-            problems.append(
-                Problem(
-                    f"{_lead(key)}two splits are named, {behind} and {split}",
-                    _under(key, "split"),
-                    hint="keep one of them",
-                )
-            )
-        split = behind
+        name, *behind = name.split(":")
+        if len(behind) > 2:
+            what = f"{_lead(key)}{given['source']!r} is no hub id"
+            problems.append(Problem(what, key, hint="write ORG/NAME:SPLIT or ORG/NAME:SUBSET:SPLIT"))
+        if split and split != behind[-1]:
+            what = f"{_lead(key)}two splits are named, {behind[-1]} and {split}"
+            problems.append(Problem(what, _under(key, "split"), hint="keep one of them"))
+        subset, split = behind[0] if len(behind) > 1 else None, behind[-1]
     if is_file(name) and (split or given.get("revision")):
         word = "split" if split else "revision"
         problems.append(
@@ -198,6 +204,7 @@ def _source(value: Any, settings: Mapping[str, Any], key: str, problems: list[Pr
         columns if columns is not None else settings.get("columns"),
         split,
         given.get("revision"),
+        subset,
     )
 
 
@@ -237,7 +244,7 @@ def identity(source: Source) -> str:
         for path in _found(source, ""):
             whole.update(f"{path.name}\0{digests.digest(path)}\n".encode())
     else:
-        data = _from_hub(source.name, source.split or "train", source.revision, "")
+        data = _from_hub(source, "")
         whole.update(f"{source.label}\0{source.revision}\0{data._fingerprint}".encode())
     return whole.hexdigest()
 
@@ -264,7 +271,7 @@ def _open(source: Source, key: str) -> Opened:
     if is_file(source.name):
         paths, data = _found(source, key), None
     else:
-        paths, data = (), _from_hub(source.name, source.split or "train", source.revision, key)
+        paths, data = (), _from_hub(source, key)
     raw = islice(_first_rows(source, paths, data), SNIFFED)
     good: list[dict[str, Any]] = []
     bad: list[Problem] = []
@@ -306,7 +313,7 @@ def raw(source: Source, key: str) -> Iterator[tuple[str, files.RawRow]]:
     if is_file(source.name):
         rows = _first_rows(source, _found(source, key), None)
     else:
-        data = _from_hub(source.name, source.split or "train", source.revision, key)
+        data = _from_hub(source, key)
         rows = ((place(source.label, number, False), row) for number, row in enumerate(data, 1))
     for where, row in islice(rows, source.max_rows):
         yield where, row if isinstance(row, str) else rename(row, source.columns)
@@ -347,25 +354,37 @@ def _found(source: Source, key: str) -> tuple[Path, ...]:
     found = files.resolve(source.name)
     if found:
         return tuple(found)
-    path = Path(source.name).expanduser()
+    path = Path(os.path.expanduser(source.name))
     where = f"looked for {path.absolute()}"
-    if path.is_dir():
+    if os.path.isdir(path):
         where = f"{path.absolute()} holds no file that ends in {', '.join(files.SUFFIXES)}"
     cure = REHEARSE if key.startswith("data.") else "name a file or folder that exists"
     raise UsageError(Problem(f"there is no data at {source.name}: {where}", key=key, hint=cure))
 
 
-@lru_cache(maxsize=8)
-def _from_hub(name: str, split: str, revision: str | None, key: str) -> Any:
+def _from_hub(source: Source, key: str) -> Any:
     """The rows of a hub data set, memory-mapped, as a `datasets.Dataset`."""
+    split = source.split or "train"
+    try:
+        return _loaded(source.name, source.subset, split, source.revision)
+    except Exception as error:  # datasets raises a dozen kinds; hub_problem tells them apart
+        problem = hub_problem(error, source.name, key, what="data set")
+        said = " ".join(str(error).split()).rstrip(".")
+        if isinstance(error, ValueError) and "config name" in said.lower():
+            found = re.search(r"\[(.*?)\]", said)
+            what = f"data set {source.name} has several subsets{f': {found[1]}' if found else ''}"
+            problem = Problem(what, key, hint=f"write {source.name}:SUBSET:train")
+        elif isinstance(error, ValueError) and "split" in said.lower():
+            what = f"data set {source.name} has no split {split}: {said}"
+            problem = Problem(what, key, hint=f"write {source.name}:SPLIT")
+        raise UsageError(problem) from error
+
+
+@lru_cache(maxsize=8)
+def _loaded(name: str, subset: str | None, split: str, revision: str | None) -> Any:
+    offline = os.environ.get("HF_HUB_OFFLINE", "0") != "0"
+    if not offline and not {"datasets", "huggingface_hub"} & sys.modules.keys() and not reachable():
+        os.environ["HF_HUB_OFFLINE"] = "1"  # else the hub's client tries for half a minute; it reads this when imported
     from datasets import load_dataset
 
-    try:
-        return load_dataset(name, split=split, revision=revision)
-    except Exception as error:  # datasets raises a dozen kinds; hub_problem tells them apart
-        if isinstance(error, ValueError) and "split" in str(error).lower():
-            said = " ".join(str(error).split()).rstrip(".")
-            raise UsageError(
-                Problem(f"data set {name} has no split {split}: {said}", key=key, hint=f"write {name}:SPLIT")
-            ) from error
-        raise UsageError(hub_problem(error, name, key, what="data set")) from error
+    return load_dataset(name, subset, split=split, revision=revision)

@@ -20,7 +20,8 @@ def prompts_are_named(view: View) -> Iterator[Problem]:
     if not view.get("generate"):
         return
     if not view.get(PROMPTS):
-        yield view.problem(PROMPTS, "generate names no prompts", "write generate.prompts: FILE, folder, glob or hub id")
+        key = view.written(PROMPTS, "generate")
+        yield view.problem(key, "generate names no prompts", "write generate.prompts: FILE, folder, glob or hub id")
     value = view.get(PROMPTS)
     for n, entry in enumerate(value if isinstance(value, list) else [value]):
         if isinstance(entry, dict) and not str(entry.get("source") or "").strip():

@@ -41,6 +41,9 @@ HINTS = {
     "monitor.non_finite_steps": "1 ends the run at the first",
     "checkpoint.max_loss_minutes": "null saves by steps alone",
     "launch.processes": "1 trains on one GPU",
+    "generate.generator.api_key_env": "write the name of an environment variable, not the key itself",
+    "generate.filters.openings": "it is a share: 0.02 is one answer in fifty; null takes any",
+    "generate.filters.near_duplicates": "it is a share: 1 is the same words, 0.85 the usual; null takes them",
 }
 
 EXAMPLES = {"training.learning_rate": 2e-4, "training.max_steps": 100, "training.warmup_steps": 0.03}
@@ -91,7 +94,9 @@ def problem(key: str, spec: Spec, value: Any) -> Answer | None:
             more = ["true", "false"] if isinstance(spec, Field) and "bool" in spec.types else []
             return _wrong_choice(key, text, [*(c for c in choices if "[" not in c), *more])
     if isinstance(spec, Field) and spec.pattern and isinstance(value, str) and not re.fullmatch(spec.pattern, value):
-        return f"{key} must look like {spec.example}, not {told(value)}", "a number and its unit: d, h, m or s"
+        return f"{key} must look like {spec.example}, not {told(value)}", HINTS.get(
+            key, "a number and its unit: d, h, m or s"
+        )
     if isinstance(value, int | float) and not isinstance(value, bool):
         allowed = RANGES.get(key) if isinstance(spec, Option) else Range(spec.low, spec.high, spec.above, spec.below)
         if value != value or value in (float("inf"), float("-inf")):

@@ -16,7 +16,7 @@ from nothing_tune.plan import Plan
 from nothing_tune.recipe import library
 from nothing_tune.recipe.model import Recipe, lookup, origin_of
 
-HUB_ID = re.compile(r"^[\w.-]+(/[\w.-]+)?(:[\w.+-]+)?$")
+HUB_ID = re.compile(r"^[\w.-]+(/[\w.-]+)?(:[\w.+-]+){0,2}$")
 """What the name of a data set on the Hub looks like, with the split that may follow it."""
 
 

@@ -8,11 +8,13 @@ import shutil
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from nothing_tune import __version__
 from nothing_tune.artifacts import RUN_ID, Run, attempts, checkpoint, create_run, new_run_id, write_json
+from nothing_tune.data import sources
 from nothing_tune.errors import UsageError
 from nothing_tune.plan import Plan
 from nothing_tune.recipe import library
@@ -66,6 +68,7 @@ def prepare(
     problems = missing(recipe, plan)
     if problems:
         raise UsageError(*problems)
+    recipe, plan = stated(recipe, plan)
     begun = bool(name and continue_ and _half_made(root / name))
     run = Run(root / str(name)) if begun else create_run(root, name or new_run_id(plan.name, _gpu(plan)))
     try:
@@ -80,6 +83,31 @@ def prepare(
             shutil.rmtree(run.path, ignore_errors=True)
         raise
     return run
+
+
+def stated(recipe: Recipe, plan: Plan) -> tuple[Recipe, Plan]:
+    """Both with the format that was seen in the rows, where `data.format` is `auto` and all files have the same one.
+
+    What lies on the hub, or in a file that the environment names, is looked at by the engine.
+
+    Raises:
+        UsageError: The first rows of a file have no format that is known, or more than one could be meant.
+    """
+    local = [one for one in named(plan, "train") if sources.is_file(one.name)]
+    if plan.data.get("format") != "auto" or len(local) != len(named(plan, "train")) or "${" in str(plan.data["train"]):
+        return recipe, plan
+    seen = {one.format.NAME for one in sources.open_all(plan.data["train"], plan.data)}
+    if len(seen) != 1:
+        return recipe, plan
+    [kind] = seen
+    why = f"derived: seen in the first rows of {', '.join(one.label for one in local)}"
+
+    def put(values: dict[str, Any]) -> dict[str, Any]:
+        return {**values, "data": {**values["data"], "format": kind}}
+
+    data = {**plan.data, "format": kind}
+    told = {**plan.why, "data.format": why}
+    return replace(recipe, values=put(recipe.values)), replace(plan, values=put(plan.values), data=data, why=told)
 
 
 def _half_made(folder: Path) -> bool:

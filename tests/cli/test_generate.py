@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from nothing_tune.cli.console import Ink
+from nothing_tune.cli.data.drawing import bar
 from nothing_tune.cli.data.generate import dollars, estimate_lines, plain_text, progress_text, report_lines
 from tests.cli.conftest import Output
 
@@ -101,7 +102,9 @@ def test_progress() -> None:
         {**PROGRESS, "asked": 0, "tokens_in": 0, "tokens_out": 0, "cost_usd": None, "rejected": 0, "failed": 0}
     ) == ("0 of 3,000 asked")
     line = progress_text(PROGRESS, 140, PLAIN)
-    assert line == f"  ━{'─' * 31}  {whole.replace(', ', ' · ')}"
+    assert line == f"  {'─' * 24}  {whole.replace(', ', ' · ')}"
+    assert progress_text({**PROGRESS, "asked": 1500}, 140, PLAIN).startswith(f"  {'━' * 12}{'─' * 12}  1,500 of")
+    assert progress_text(PROGRESS, 80, PLAIN).startswith(f"  {'─' * 8}  120 of")
     assert "stopping, waiting for answers on their way" in progress_text(PROGRESS, 140, PLAIN, stopping=True)
 
 
@@ -137,14 +140,14 @@ def test_the_composition_is_told_as_in_the_source() -> None:
         "",
         "level",
         *(
-            f"  {name}  {drawn.ljust(32)}  {rows}   {share}"
-            for name, drawn, rows, share in (
-                ("A1", "█" * 32, "4,000", "22.3 %  of 4,000"),
-                ("A2", "█" * 32, "4,000", "22.3 %  of 4,000"),
-                ("B1", "█" * 28, "3,501", "19.5 %  of 3,501"),
-                ("B2", "█" * 20 + "▊", "2,600", "14.5 %  of 2,600"),
-                ("C1", "█" * 20 + "▊", "2,600", "14.5 %  of 2,600"),
-                ("C2", "█" * 9 + "▋", "1,212", " 6.8 %  of 1,212"),
+            f"  {name}  {bar(rows / 4000, 32).ljust(32)}  {rows:,}  {share}"
+            for name, rows, share in (
+                ("A1", 4000, " 22.3 %  of 4,000"),
+                ("A2", 4000, " 22.3 %  of 4,000"),
+                ("B1", 3501, " 19.5 %  of 3,501"),
+                ("B2", 2600, " 14.5 %  of 2,600"),
+                ("C1", 2600, " 14.5 %  of 2,600"),
+                ("C2", 1212, "  6.8 %  of 1,212"),
             )
         ),
         "",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -24,7 +25,7 @@ FORMATS = "auto, messages, openai, prompt-completion, text, alpaca, sharegpt, gl
 def apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TUNE_CACHE_DIR", str(tmp_path / "cache"))
-    sources._from_hub.cache_clear()
+    sources._loaded.cache_clear()
 
 
 def write(*names: str, text: str = ROW) -> None:
@@ -65,6 +66,8 @@ def test_parse() -> None:
         ("a.jsonl", settings, (Source("a.jsonl", format="alpaca", columns={"output": "answer"}),)),
         (own, settings, (Source("b.jsonl", 2.0, 5, "text", {}),)),
         (["a.jsonl", "org/name:test"], {}, (Source("a.jsonl"), Source("org/name", split="test"))),
+        ("org/name:more:test", {}, (Source("org/name", split="test", subset="more"),)),
+        ("x" * 5000, {}, (Source("x" * 5000),)),
         (
             {"source": "org/name", "split": "test", "revision": "v1"},
             {},
@@ -138,6 +141,10 @@ REFUSED: list[tuple[Any, list[tuple[str, str, str]]]] = [
             )
         ],
     ),
+    (
+        "org/x:a:b:c",
+        [("data.train: 'org/x:a:b:c' is no hub id", "data.train", "write ORG/NAME:SPLIT or ORG/NAME:SUBSET:SPLIT")],
+    ),
     ({"source": "org/x", "split": 3}, [("data.train: `split` must be text, this is 3", "data.train.split", "")]),
     (
         {"source": "org/x", "revision": 3},
@@ -192,6 +199,11 @@ def test_what_is_not_there() -> None:
     ends = ".jsonl, .ndjson, .json, .csv, .tsv, .parquet, .txt"
     cases = [
         ("none.jsonl", f"there is no data at none.jsonl: looked for {here}/none.jsonl"),
+        (
+            "~nobody-of-that-name/a.jsonl",
+            f"there is no data at ~nobody-of-that-name/a.jsonl: looked for {here}/~nobody-of-that-name/a.jsonl",
+        ),
+        (f"{'x' * 300}.jsonl", f"there is no data at {'x' * 300}.jsonl: looked for {here}/{'x' * 300}.jsonl"),
         ("x/*.jsonl", f"there is no data at x/*.jsonl: looked for {here}/x/*.jsonl"),
         ("empty", f"there is no data at empty: {here}/empty holds no file that ends in {ends}"),
     ]
@@ -288,8 +300,12 @@ class Hub(list[dict[str, Any]]):
 def test_hub(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[Any] = []
 
-    def load_dataset(name: str, **wanted: Any) -> Hub:
-        asked.append((name, wanted))
+    def load_dataset(name: str, subset: str | None, **wanted: Any) -> Hub:
+        asked.append((name, subset, wanted))
+        if name == "org/many" and subset is None:
+            raise ValueError(
+                "Config name is missing.\nPlease pick one among the available configs: ['main', 'more']\nSo"
+            )
         if wanted["split"] == "none":
             raise ValueError("Unknown split \"none\". Should be one of ['train', 'test'].")
         if name == "org/gone":
@@ -301,14 +317,17 @@ def test_hub(monkeypatch: pytest.MonkeyPatch) -> None:
     opened = sources.open_all({"source": "org/name:test", "revision": "v1"})
     ledger = rows.Ledger()
     found = list(rows.stream(opened, {}, ledger))
-    assert asked == [("org/name", {"split": "test", "revision": "v1"})]
+    assert asked == [("org/name", None, {"split": "test", "revision": "v1"})]
     turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
     assert [row.value for row in found] == [{"messages": turns, "n": 1}]
     assert [ledger.place(row) for row in found] == ["org/name:test, row 1"]
     assert ledger.bad_rows[0][0] == "org/name:test, row 2"
     assert ledger.share() is None
     assert sources.identity(Source("org/name", split="test", revision="v1")) != sources.identity(Source("org/name"))
+    assert sources.open_all("org/many:more:test")[0].label == "org/many:more:test"
+    assert asked[-1] == ("org/many", "more", {"split": "test", "revision": None})
     for name, what, hint in (
+        ("org/many", "data set org/many has several subsets: 'main', 'more'", "write org/many:SUBSET:train"),
         (
             "org/name:none",
             "data set org/name has no split none: Unknown split \"none\". Should be one of ['train', 'test']",
@@ -324,6 +343,23 @@ def test_hub(monkeypatch: pytest.MonkeyPatch) -> None:
         with pytest.raises(UsageError) as caught:
             sources.open_all(name)
         assert [(p.what, p.key, p.hint) for p in caught.value.problems] == [(what, "data.train", hint)]
+    with pytest.raises(UsageError) as caught:
+        sources.open_all("org/gone", key="")
+    assert caught.value.problems[0].hint.endswith("; if it is private, run `hf auth login`, or set HF_TOKEN")
+
+
+@pytest.mark.engine
+def test_a_hub_that_cannot_be_reached(tmp_path: Path) -> None:
+    """Told at once, not after half a minute of tries; and nothing heavy is loaded for it."""
+    code = "import sys; from nothing_tune.cli.app import main; print(main(sys.argv[1:]), 'torch' in sys.modules)"
+    words = ["data", "convert", "org/name:test", "--to", "x.jsonl"]
+    env = {**os.environ, "HF_ENDPOINT": "http://127.0.0.1:9", "HF_HUB_OFFLINE": "0", "HF_HOME": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, timeout=60, env=env)
+    assert done.stdout == "2 False\n"
+    assert done.stderr == (
+        "error: data set org/name is not in the local cache and huggingface.co cannot be reached\n"
+        "  hint: connect to the network, or name a local folder\n"
+    )
 
 
 @pytest.mark.engine
@@ -353,7 +389,7 @@ def test_a_real_data_set(tmp_path: Path) -> None:
     )
     (tmp_path / "set").mkdir()
     parquet.write_table(table, tmp_path / "set" / "train.parquet")
-    data = sources._from_hub(str(tmp_path / "set"), "train", None, "data.train")
+    data = sources._from_hub(Source(str(tmp_path / "set")), "data.train")
     opened = sources.Opened(Source("org/set"), "org/set:train", sources.formats.find("messages"), (), data)
     from_hub = [row.value for row in rows.stream([opened], {}, rows.Ledger())]
     from_file = [row.value for row in rows.stream(sources.open_all(str(tmp_path / "set")), {}, rows.Ledger())]
@@ -362,4 +398,4 @@ def test_a_real_data_set(tmp_path: Path) -> None:
     assert from_file[1]["messages"][1]["tool_calls"] == [call]
     assert from_file[2]["messages"][1]["tool_calls"] == [other]
     with pytest.raises(UsageError, match="has no split valid"):
-        sources._from_hub(str(tmp_path / "set"), "valid", None, "data.train")
+        sources._from_hub(Source(str(tmp_path / "set"), split="valid"), "data.train")

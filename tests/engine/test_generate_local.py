@@ -6,6 +6,8 @@ import io
 import json
 import os
 import signal
+import subprocess
+import sys
 import threading
 from collections import Counter
 from pathlib import Path
@@ -127,7 +129,14 @@ def test_killed_in_the_middle_and_resumed(tmp_path: Path) -> None:
     assert set(Counter(e["key"] for e in entries).values()) == {1}
     made = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text(encoding="utf-8").splitlines()]
     assert [r["messages"][-2]["content"] for r in made] == asked
-    assert [e["type"] for e in events if e["type"] == "phase"] == ["phase"] * 4
+    phases = [(e["phase"], e.get("kept")) for e in events if e["type"] == "phase"]
+    assert phases == [
+        ("reading", None),
+        ("filtering", len(kept)),
+        ("loading", None),
+        ("asking", None),
+        ("writing", None),
+    ]
 
     # What an uninterrupted run makes.
     whole = tmp_path / "whole"
@@ -135,6 +144,36 @@ def test_killed_in_the_middle_and_resumed(tmp_path: Path) -> None:
     again = request(recipe, long, f"generate.output={whole / 'out.jsonl'}")
     assert finish(again, tmp_path / "log")[0] == 0
     assert (whole / "out.jsonl").read_bytes() == (tmp_path / "out.jsonl").read_bytes(), "a kill changed the rows"
+
+
+def test_ctrl_c_in_the_command(tmp_path: Path) -> None:
+    write_prompts(tmp_path / "prompts.jsonl", 40)
+    recipe = write_recipe(tmp_path)
+    command = [
+        sys.executable,
+        "-m",
+        "nothing_tune",
+        "data",
+        "generate",
+        str(recipe),
+        "generate.sampling.max_new_tokens=60",
+    ]
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "NO_COLOR": "1"}
+    with subprocess.Popen(
+        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env
+    ) as process:
+        wait_for(lambda: len(ledger(tmp_path)) >= 3)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    kept = len(ledger(tmp_path))
+    assert kept < 40
+    assert err.splitlines() == [
+        f"error: stopped: {kept} answers are kept in {tmp_path / 'out.jsonl.generate' / 'answers.jsonl'}",
+        f"  hint: tune data generate {recipe} generate.sampling.max_new_tokens=60 goes on and asks none of them again",
+    ]
+    with Ledger(tmp_path / "out.jsonl") as free:
+        assert len(free.answers) == kept, "the job has let go of the output"
 
 
 def told(asked: dict[str, Any]) -> tuple[int, list[dict[str, Any]]]:

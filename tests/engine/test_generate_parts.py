@@ -15,6 +15,7 @@ from nothing_tune.engine.generate.prompts import BadPrompt, prompt
 from nothing_tune.engine.generate.questions import Answer, Prompt, question
 from nothing_tune.engine.generate.refusals import ANYWHERE, BEGIN, refusal
 from nothing_tune.engine.generate.schedule import Schedule
+from nothing_tune.errors import StorageError
 
 FILTERS: dict[str, Any] = {
     "min_words": 2, "max_words": 30, "language": None, "refusals": True, "artefacts": True, "openings": None,
@@ -295,6 +296,22 @@ def test_a_ledger_survives_what_happens_to_files(tmp_path: Path) -> None:
     third = Ledger(output)
     third.read()
     assert asked(4).key in third.answers, "a torn line must not swallow the next one"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_a_full_disk_is_told(tmp_path: Path) -> None:
+    made = Ledger(tmp_path / "out.jsonl")
+    with made:
+        made.add(asked(1), Answer("uno"), True, "")
+        kept = made._file
+        with open("/dev/full", "ab", buffering=0) as full, pytest.raises(StorageError) as caught:
+            made._file = full
+            made.add(asked(2), Answer("due"), True, "")
+        made._file = kept
+    assert caught.value.problems[0].lines() == [
+        f"error: cannot write {made.path}: No space left on device",
+        "  hint: free some space or mend the permissions; every answer so far is kept, and the same command goes on",
+    ]
 
 
 def test_every_cut_of_a_ledger_keeps_whole_lines(tmp_path: Path) -> None:

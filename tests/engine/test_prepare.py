@@ -215,7 +215,7 @@ def test_what_is_left_out_is_counted(tmp_path: Path) -> None:
     assert report["leaked"]["examples"][0] == [f"{tmp_path}/rows.jsonl:1", f"{tmp_path}/held.jsonl:1"]
     what = {f["what"]: f["severity"] for f in report["findings"]}
     assert what == {
-        "1 row teach nothing: no token of them is learned within 64 tokens": "warning",
+        "1 row teaches nothing: no token of them is learned within 64 tokens": "warning",
         "2 rows were left out as duplicates": "warning",
         "2 rows of the training data stand in the evaluation data too, and were left out of training": "warning",
     }
@@ -253,6 +253,15 @@ def test_shares_weights_caps_and_samples(tmp_path: Path) -> None:
     assert (split.report["train"]["rows"], split.report["eval"]["rows"]) == (30, 10)
     assert split.report["eval"]["fields"]["level"] == {"B": 5, "A": 5}
     assert split.report["split"] == "0.25 of the rows, seed 42, even over level"
+
+
+def test_copies_that_are_kept_stay_on_one_side(tmp_path: Path) -> None:
+    path = written(tmp_path / "rows.jsonl", TALKS * 3)
+    more = {"data.eval": 0.3, "training.eval_strategy": "steps", "data.dedupe": "none"}
+    found = load(path, **more)
+    sides = [{(int(line) - 1) % 40 for line in part["line"]} for part in (found.train, found.eval or [])]
+    assert not sides[0] & sides[1]
+    assert (len(found.train), len(found.eval or [])) == (84, 36)
 
 
 def test_rows_that_the_template_refuses_are_bad_rows(tmp_path: Path) -> None:

@@ -32,8 +32,11 @@ DRAW_S = 0.1
 """Seconds between two drawings of the progress line."""
 PLAIN_S = 10.0
 """Seconds between two lines of progress where nothing can be drawn."""
+BAR = 24
+"""Columns of the progress bar; a third of them where the terminal is narrow."""
 PHASES = {
     "reading": "reading the prompts",
+    "filtering": "looking at the answers that are there",
     "loading": "loading the generator",
     "asking": "asking",
     "writing": "writing the rows",
@@ -162,7 +165,12 @@ class Progress:
             sys.stdout.flush()
             console.show_problems([note])
         elif event["type"] == "phase":
-            self.phase = str(event.get("phase"))
+            self.phase, kept = str(event.get("phase")), int(event.get("kept") or 0)
+            if kept and not self.quiet:
+                self.clear()
+                console.note(
+                    f"{plural(kept, 'answer')} {'is' if kept == 1 else 'are'} there already and not asked for again"
+                )
             if self.on:
                 self._write(f"  {console.ink().dim(PHASES.get(self.phase, self.phase) + '…')}")
         elif event["type"] == "progress":
@@ -217,7 +225,7 @@ def progress_text(event: dict[str, Any], room: int, paint: Ink, stopping: bool =
     """The line on a terminal: `━━━━╸────  1,204 of 3,000 asked · 2.1/s · ...`."""
     share = min(event["asked"] / event["total"], 1.0) if event["total"] else 0.0
     text = " · ".join(figures(event))
-    length = max(min(room - len(text) - 6, 32), 8)
+    length = BAR if room - len(text) - 6 >= BAR else BAR // 3
     full = int(share * length)
     head = f"  {paint.key('━' * full)}{paint.dim('─' * (length - full))}  "
     if stopping:

@@ -1,7 +1,7 @@
 """The job behind `tune data generate`: one request as a JSON line, then events as JSON lines until it ends.
 
     in:  {"generation": Generation.to_json(), "limit": null, "retry_failed": false, "dry_run": false, "command": "tune data generate marco"}
-    out: {"type": "note", "what", "hint"} ...  {"type": "phase", "phase": "reading" | "loading" | "asking" | "writing"} ...
+    out: {"type": "note", "what", "hint"} ...  {"type": "phase", "phase": "reading" | "filtering" | "loading" | "asking" | "writing"} ...
          {"type": "progress", "asked", "total", "taken", "rejected", "failed", "tokens_in", "tokens_out", "cost_usd", "seconds"} ...
          {"type": "report", "report": {...}}    or {"type": "estimate", ...} of a dry run
     or   {"type": "error", "what", "hint", "exit_code", "problems": [...]}
@@ -102,6 +102,8 @@ def run(request: dict[str, Any], send: Send, stop: threading.Event) -> None:
         send(type="estimate", **_estimate(work, request, output))
         return
     with ledger:
+        if ledger.answers:
+            send(type="phase", phase="filtering", kept=len(ledger.answers))
         work = Work(prompts, settings, ledger)
         _notes(work, send)
         schedule = work.schedule(limit, bool(request.get("retry_failed")))
@@ -297,8 +299,8 @@ def _signals(stop: threading.Event) -> Iterator[None]:
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for which, handler in before.items():
+            signal.signal(which, handler)
 
 
 def _watch(lines: TextIO, stop: threading.Event) -> None:

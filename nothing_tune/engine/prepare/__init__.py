@@ -106,6 +106,8 @@ def load(plan: Plan, tokenizer: Any, evaluate: bool, date: str | None = None, te
                 with _threads():
                     store.finish(folder, prepare(train, held_out, encoder, settings, folder, tell))
     made = _opened(target, plan, encoder, settings, kind)
+    bad = made.report["bad_rows"]
+    rows.refuse_share(bad["count"], bad["read"], bad["examples"], float(data.get("max_bad_rows") or 0.0))
     made.report.update(cached=found, seconds=round(time.monotonic() - began, 3))
     passed_over = _passed_over(sample, encoder) if talks else Counter()
     made.report["findings"] = gate.findings(facts.gather(made.report, plan, encoder, kind, passed_over))
@@ -216,9 +218,9 @@ def _max_length(plan: Plan) -> int | None:
 
 def _deciding(data: dict[str, Any]) -> dict[str, Any]:
     """Those of the data settings that decide what the rows become; where they lie is known by their content."""
-    return {k: v for k, v in data.items() if k not in ("sample", "chat_template", "train")} | {
-        "eval": data.get("eval") if isinstance(data.get("eval"), int | float) else None
-    }
+    return {
+        k: v for k, v in data.items() if k not in ("sample", "chat_template", "format", "max_bad_rows", "train")
+    } | {"eval": data.get("eval") if isinstance(data.get("eval"), int | float) else None}
 
 
 def _parts(

@@ -127,22 +127,19 @@ def padding(lengths: Any, micro_batch: int, max_length: int | None, packed: int 
     """Share of a batch's positions that hold no token: rows in chance order, rows of like length together, and packed.
 
     Args:
-        lengths: Tokens of each sequence (numpy).
+        lengths: Tokens of each row (numpy).
         micro_batch: Sequences a device handles at once.
         max_length: Tokens of a packed sequence.
         packed: Packed sequences; None where rows are not packed, and nothing is known of it.
     """
-    if packed and max_length:
-        return {"plain": None, "grouped": None, "packed": 1 - float(lengths.sum()) / (packed * max_length)}
     if len(lengths) == 0:
         return {"plain": 0.0, "grouped": 0.0, "packed": None}
     order = np.random.default_rng(0).permutation(len(lengths))
-    out: dict[str, float | None] = {
+    return {
         "plain": _waste(lengths[order], micro_batch),
         "grouped": _waste(np.sort(lengths), micro_batch),
-        "packed": None,
+        "packed": 1 - float(lengths.sum()) / (packed * max_length) if packed and max_length else None,
     }
-    return out
 
 
 def _waste(lengths: Any, size: int) -> float:

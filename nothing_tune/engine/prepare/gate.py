@@ -102,7 +102,8 @@ def rows_teach(facts: Facts) -> Iterator[Finding]:
     count, rows = facts.report["dropped"]["unsupervised"], facts.report["train"]["rows"]
     if not count:
         return
-    what = f"{_rows(count)} teach nothing: no token of them is learned within {facts.report['max_length']} tokens"
+    within = f" within {facts.report['max_length']} tokens" if facts.report["max_length"] else ""
+    what = f"{_rows(count)} {'teaches' if count == 1 else 'teach'} nothing: no token of them is learned{within}"
     hint = "raise training.max_length, shorten the prompts, or take these rows out"
     yield _finding(
         "error" if count > MANY * (rows + count) else "warning", what, hint, "data.train", facts.unsupervised
@@ -176,7 +177,7 @@ def one_start(facts: Facts) -> Iterator[Finding]:
     if facts.doubled_start:
         yield _finding(
             "warning",
-            f"{_rows(facts.doubled_start)} begin with two start tokens",
+            f"{_rows(facts.doubled_start)} {'begins' if facts.doubled_start == 1 else 'begin'} with two start tokens",
             "the text and the tokenizer both add one: take it out of the text",
             "data.train",
         )

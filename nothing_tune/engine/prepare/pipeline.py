@@ -94,6 +94,7 @@ class _Work:
     doubled_start: int = 0
     unknown: int = 0
     largest_id: int = 0
+    used: Counter[int] = field(default_factory=Counter)
     leaks: int = 0
     typed: int = 0
     positions: array[int] = field(default_factory=lambda: array("i"))
@@ -107,36 +108,30 @@ class _Work:
 def prepare(
     train: list[Opened], held_out: list[Opened] | None, encoder: Encoder, settings: Settings, folder: Path, tell: Tell
 ) -> dict[str, Any]:
-    """Writes `train.arrow`, and `eval.arrow` where there are evaluation rows, into `folder`; returns the report without findings.
-
-    Raises:
-        UsageError: More rows are bad than `data.max_bad_rows` allows.
-    """
-    work = _Work(settings, encoder, Ledger(), tell, _Special.of(encoder.tokenizer))
+    """Writes `train.arrow`, and `eval.arrow` where there are evaluation rows, into `folder`; returns the report without findings."""
+    whole = sum(one.bytes for one in [*train, *(held_out or [])])
+    work = _Work(settings, encoder, Ledger(total=whole), tell, _Special.of(encoder.tokenizer))
     rows_file = folder / "rows.arrow"
     sides = {"train": _Side(store.Writer(rows_file), audit.Side())}
     if settings.evaluate:
         sides["eval"] = _Side(store.Writer(folder / "eval.arrow"), audit.Side())
-    near = settings.data.get("dedupe") == "near"
-    known = duplicates.Seen(float(settings.data.get("near_duplicates") or 0.85) if near else None)
+    known = duplicates.Seen(_similarity(settings.data))
     if held_out is not None:
         _write(_evaluation(held_out, work, known), sides, work)
     picks = _mixture(train, known, held_out is None, work) if len(train) > 1 else None
     _write(_picked(_training(train, work, known, held_out is None), picks, work), sides, work)
     for side in sides.values():
         side.writer.close()
-    rows.refuse(work.ledger, float(settings.data.get("max_bad_rows") or 0.0))
     if picks is not None:
         store.reorder(rows_file, np.argsort(np.asarray(work.positions, dtype=np.int64), kind="stable"))
-    used = Counter(store.column(rows_file, "source").tolist())
     packed = None
-    if settings.packed and used:
-        tell("packing", sum(used.values()), None)
+    if settings.packed and sides["train"].writer.rows:
+        tell("packing", sides["train"].writer.rows, None)
         packed = packing.pack(rows_file, folder / "train.arrow", int(settings.max_length or 0))
         rows_file.unlink()
     else:
         rows_file.rename(folder / "train.arrow")
-    return _report(work, sides, packed, [used[n] for n in range(len(train))], train)
+    return _report(work, sides, packed, train)
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,8 +163,9 @@ def _training(opened: list[Opened], work: _Work, evaluation: duplicates.Seen, sp
     limit = data.get("max_samples")
     limit = int(limit) if limit and len(opened) == 1 else None
     keep_leaks = data.get("leakage") == "keep"
-    near = float(data.get("near_duplicates") or 0.85) if data.get("dedupe") == "near" else None
-    seen = None if data.get("dedupe") == "none" else duplicates.Seen(near)
+    dedupe = data.get("dedupe") != "none"
+    seen = duplicates.Seen(_similarity(data))
+    held: set[tuple[int, int]] = set()
     share = float(data.get("eval") or 0.0) if split and work.settings.evaluate else 0.0
     splitter = splits.Splitter(share, int(data.get("seed", 42)), data.get("group_by"), data.get("stratify_by"))
     kept = 0
@@ -184,11 +180,17 @@ def _training(opened: list[Opened], work: _Work, evaluation: duplicates.Seen, sp
                 if not keep_leaks:
                     work.dropped["leaked"] += 1
                     continue
-            if seen is not None and (twin := seen.add(row)) is not None:
+            twin = seen.add(row) if dedupe or share else None
+            if dedupe and twin is not None:
                 work.dropped["near_duplicates" if twin.kind == "near" else "duplicates"] += 1
                 work.example("duplicates", (_place(row), (twin.file, twin.line)))
                 continue
-            side = splitter.side(row) if share else "train"
+            if twin is not None:  # a copy that is kept stays with the first, or the evaluation would hold what is trained on
+                side = "eval" if (twin.file, twin.line) in held else "train"
+            else:
+                side = splitter.side(row) if share else "train"
+            if side == "eval":
+                held.add(_place(row))
             given += 1
             yield _Found(row, side, number)
             kept += side == "train"
@@ -196,8 +198,13 @@ def _training(opened: list[Opened], work: _Work, evaluation: duplicates.Seen, sp
                 return
 
 
+def _similarity(data: dict[str, Any]) -> float | None:
+    """From which similarity two rows are the same; None where only equal ones are."""
+    return float(data.get("near_duplicates") or 0.85) if data.get("dedupe") == "near" else None
+
+
 def _streams(opened: list[Opened], work: _Work) -> list[Iterator[Row]]:
-    """One stream a source; all are known to the ledger before the first row, so that the share of the whole can be told."""
+    """One stream a source."""
     return [rows.stream([one], work.settings.data, work.ledger) for one in opened]
 
 
@@ -243,6 +250,7 @@ def _flush(batch: list[_Found], sides: dict[str, _Side], work: _Work) -> None:
         out[one.side] += [(ids, labels, tokens, one.source, row.file, row.line) for ids, labels in found.parts]
         if one.side == "train":
             work.positions.extend([one.position] * len(found.parts))
+            work.used[one.source] += 1
     for name, written in out.items():
         sides[name].writer.write(written)
     work.tell("reading", work.ledger.read, work.ledger.share())
@@ -302,7 +310,6 @@ def _report(
     work: _Work,
     sides: dict[str, _Side],
     packed: int | None,
-    used: list[int],
     opened: list[Opened],
 ) -> dict[str, Any]:
     settings, ledger = work.settings, work.ledger
@@ -315,6 +322,7 @@ def _report(
         return [[place(a), place(b)] for a, b in work.examples.get(name, [])]
 
     out: dict[str, Any] = {
+        "version": 1,
         "sources": [
             {
                 "name": one.source.name,
@@ -325,17 +333,18 @@ def _report(
                 "read": count.read,
                 "bad": count.bad,
                 "rows": count.rows,
-                "used": taken,
+                "used": work.used[number],
                 "weight": one.source.weight,
                 "max_rows": one.source.max_rows,
             }
-            for one, count, taken in zip(opened, counts, used, strict=True)
+            for number, (one, count) in enumerate(zip(opened, counts, strict=True))
         ],
         "files": list(zip(ledger.files, ledger.by_line, strict=True)),
         "bad_rows": {
+            "read": ledger.read,
             "count": ledger.bad,
             "share": ledger.bad / ledger.read if ledger.read else 0.0,
-            "examples": ledger.bad_rows[:EXAMPLES],
+            "examples": ledger.bad_rows[: rows.SHOWN],
         },
         "dropped": {name: work.dropped[name] for name in DROPPED},
         "duplicates": {"examples": pairs("duplicates")},
