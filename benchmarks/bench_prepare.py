@@ -20,10 +20,8 @@ from typing import Any
 
 from report import ROOT, write
 
-WORDS = (
-    "time person year way day thing man world life hand part child eye woman place work week case point government company "
-    "number group problem fact good new first last long great little own other old right big high different small next early"
-).split()
+WORDS = Path(__file__).read_text(encoding="utf-8").split()
+"""The words of this file: some hundred different ones."""
 
 
 def generate(path: Path, count: int) -> None:
@@ -46,7 +44,9 @@ def generate(path: Path, count: int) -> None:
 def measured(command: list[str], cache: Path) -> dict[str, Any]:
     """What a script printed on its last line."""
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TUNE_CACHE_DIR": str(cache), "PYTHONPATH": str(ROOT)}
-    done = subprocess.run([sys.executable, *command], capture_output=True, text=True, cwd=ROOT, env=environment, check=False)
+    done = subprocess.run(
+        [sys.executable, *command], capture_output=True, text=True, cwd=ROOT, env=environment, check=False
+    )
     if done.returncode:
         raise SystemExit(f"{' '.join(command)} ended with {done.returncode}:\n{done.stderr[-2000:]}")
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
@@ -77,9 +77,17 @@ def main() -> None:
     speed = [options.rows / one["seconds"] for one in (mine, other)]
     again = [found[f"{side} second"]["seconds"] for side in ("tune", "plain")]
     table = [
-        ["whole preparation", *(f"{one['seconds']:.1f} s" for one in (mine, other)), f"{mine['seconds'] / other['seconds']:.2f}"],
+        [
+            "whole preparation",
+            *(f"{one['seconds']:.1f} s" for one in (mine, other)),
+            f"{mine['seconds'] / other['seconds']:.2f}",
+        ],
         ["rows a second", *(f"{s:,.0f}" for s in speed), f"{speed[0] / speed[1]:.2f}"],
-        ["peak memory", *(f"{one['peak_mib']:,.0f} MiB" for one in (mine, other)), f"{mine['peak_mib'] / other['peak_mib']:.2f}"],
+        [
+            "peak memory",
+            *(f"{one['peak_mib']:,.0f} MiB" for one in (mine, other)),
+            f"{mine['peak_mib'] / other['peak_mib']:.2f}",
+        ],
         ["second start", *(f"{s:.2f} s" for s in again), f"{again[0] / again[1]:.3f}"],
     ]
     how = (

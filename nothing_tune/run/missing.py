@@ -46,8 +46,11 @@ def named(plan: Plan, key: str) -> tuple[sources.Source, ...]:
 
 
 def _rehearse(recipe: Recipe) -> str:
-    called = library.label(recipe.path) if recipe.path else recipe.name
-    return f"tune train {called} --with models/nano"
+    return f"tune train {_called(recipe)} --with models/nano"
+
+
+def _called(recipe: Recipe) -> str:
+    return library.label(recipe.path) if recipe.path else recipe.name
 
 
 def _data_problems(recipe: Recipe, plan: Plan) -> list[Problem]:
@@ -79,6 +82,8 @@ def _data_problems(recipe: Recipe, plan: Plan) -> list[Problem]:
             if path.is_dir():
                 what = f"data.{key}: the folder {library.shown(path)} holds no data file"
                 hint = f"data files end in {', '.join(files.SUFFIXES)}"
+            if key == "train" and source == lookup(plan.values, "generate.output"):
+                hint = f"tune data generate {_called(recipe)} makes it"
             out.append(Problem(what, f"data.{key}", place, layer, f"{hint}{cure}"))
     return out
 

@@ -86,6 +86,12 @@ def test_what_is_refused_before_anything_is_asked(recipe: str, tune: Callable[..
     assert (unnamed.code, unnamed.err.splitlines()[0]) == (2, "error: which recipe? none is named")
 
 
+def test_a_training_without_rows_names_the_command_that_makes_them(recipe: str, tune: Callable[..., Output]) -> None:
+    said = tune("train", recipe, "--dry-run", "--json")
+    (missing,) = [p for p in said.json()["missing"] if p["key"] == "data.train"]
+    assert missing["hint"] == "tune data generate teacher.yaml makes it"
+
+
 PROGRESS = {
     "type": "progress", "asked": 120, "total": 3000, "taken": 100, "rejected": 12, "failed": 1, "tokens_in": 9000,
     "tokens_out": 21000, "cost_usd": 0.0423, "seconds": 60.0,

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from nothing_tune.artifacts import Run, write_json
+from nothing_tune.plan.model import PLAN_VERSION
 from tests.engine.support import WORDS, MakeRun, put, tiny_model
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -54,7 +55,7 @@ def make_run(tmp_path: Path, model_dir: Path, rows_file: Path) -> MakeRun:
 
     def make(name: str = "run-0001", **changes: Any) -> Run:
         plan: dict[str, Any] = {
-            "version": 1,
+            "version": PLAN_VERSION,
             "name": "tiny",
             "gpu": {"name": "cpu"},
             "values": {"name": "tiny"},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
@@ -18,6 +19,7 @@ import pytest
 from nothing_tune.engine.generate import job as jobs
 from nothing_tune.engine.generate.ledger import Ledger
 from nothing_tune.engine.generate.questions import Prompt, Question, question
+from nothing_tune.errors import OutOfMemory
 from tests.engine.generate_support import (
     NANO,
     finish,
@@ -273,6 +275,50 @@ def test_what_the_job_refuses(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     places = [p["what"] for p in told(request(recipe, "generate.group_by=grade"))[1][-1]["problems"]]
     assert places[1] == f"{prompts}:1: it has no `grade`, which generate.group_by names"
     assert (tmp_path / "mine.jsonl").read_text() == '{"messages": []}\n'
+
+
+def test_what_nobody_foresaw_leaves_its_story(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(settings: dict[str, Any]) -> list[Prompt]:
+        return [json.loads("not JSON")]
+
+    monkeypatch.setattr(jobs, "read", broken)
+    code, events = told(request(write_recipe(tmp_path)))
+    log = tmp_path / "out.jsonl.generate" / "error.log"
+    assert code == 5
+    assert events[-1]["what"].startswith("JSONDecodeError: Expecting value")
+    assert events[-1]["hint"] == f"{log} has the whole story"
+    assert "in broken" in log.read_text()
+
+
+@pytest.mark.parametrize(("room", "expected"), [(2, [8, 4, 2, 2, 2, 2, 2, 2]), (0, [8, 4, 2, 1])])
+def test_memory_that_runs_out_halves_the_batch(monkeypatch: pytest.MonkeyPatch, room: int, expected: list[int]) -> None:
+    import torch
+
+    from nothing_tune.engine.generate import local
+    from nothing_tune.engine.generate.questions import Answer
+    from nothing_tune.engine.generate.schedule import Schedule
+
+    sizes: list[int] = []
+    given: list[str] = []
+
+    def reply(model: Any, tokenizer: Any, batch: list[Question], stopped: Any) -> list[Answer]:
+        sizes.append(len(batch))
+        if len(batch) > room:
+            raise torch.OutOfMemoryError("full")
+        return [Answer(q.key) for q in batch]
+
+    monkeypatch.setattr(local, "reply", reply)
+    schedule = Schedule(questions(12), {"": {"target": None}}, lambda g: 0, None)
+    ends = contextlib.nullcontext() if room else pytest.raises(OutOfMemory, match="out of memory with one prompt")
+    with ends:
+        local.answer_all(
+            schedule, {"generator": {"batch_size": 8}}, lambda q, a: given.append(a.text), lambda: False, (None, None)
+        )
+    assert sizes == expected
+    assert given == [q.key for q in questions(12)][: 12 if room else 0]
+    assert schedule.in_flight == 0
 
 
 def test_a_problem_says_where_its_key_is_set(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

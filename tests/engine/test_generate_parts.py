@@ -304,9 +304,10 @@ def test_a_full_disk_is_told(tmp_path: Path) -> None:
     with made:
         made.add(asked(1), Answer("uno"), True, "")
         kept = made._file
-        with open("/dev/full", "ab", buffering=0) as full, pytest.raises(StorageError) as caught:
+        with open("/dev/full", "ab", buffering=0) as full:
             made._file = full
-            made.add(asked(2), Answer("due"), True, "")
+            with pytest.raises(StorageError) as caught:
+                made.add(asked(2), Answer("due"), True, "")
         made._file = kept
     assert caught.value.problems[0].lines() == [
         f"error: cannot write {made.path}: No space left on device",

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from nothing_tune.engine.generate.ledger import Ledger
 from tests.engine import generate_support as support
 from tests.engine.generate_support import Proxy, finish, job, ledger, request, wait_for, write_prompts, write_recipe
 
@@ -97,38 +98,62 @@ def test_faults_of_the_endpoint_lose_nothing_and_ask_nothing_twice(tmp_path: Pat
 
 
 def test_killed_in_the_middle_and_resumed(tmp_path: Path, proxy: Proxy) -> None:
-    questions = write_prompts(tmp_path / "prompts.jsonl", 24, authentic=1)
-    proxy.delay_s = 0.1
-    with job(by_endpoint(tmp_path, proxy), tmp_path / "log") as process:
-        wait_for(lambda: len(ledger(tmp_path)) >= 6)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-    kept = ledger(tmp_path)
-    assert 6 <= len(kept) < 23
-    assert not (tmp_path / "out.jsonl").exists()
+    questions = write_prompts(tmp_path / "prompts.jsonl", 30, authentic=1)
     path = tmp_path / "out.jsonl.generate" / "answers.jsonl"
-    path.write_bytes(path.read_bytes() + b'{"key": "0123", "text": "torn in the mid')
-    wait_for(lambda: len(proxy.answered) >= len(kept))
-    before = len(proxy.seen)
+    proxy.delay_s = 0.05
+    kept: list[dict[str, Any]] = []
+    for least in (4, 10, 17):
+        before = len(proxy.seen)
+        with job(by_endpoint(tmp_path, proxy), tmp_path / "log") as process:
+            wait_for(lambda least=least: len(ledger(tmp_path)) >= least)  # type: ignore[misc]
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+        assert not known(questions, kept) & set(proxy.seen[before:]), "asked again although the answer was kept"
+        assert ledger(tmp_path)[: len(kept)] == kept
+        kept = ledger(tmp_path)
+        assert least <= len(kept) < 29, "it was not killed in the middle"
+        assert not (tmp_path / "out.jsonl").exists()
+        path.write_bytes(path.read_bytes() + b'{"key": "0123", "text": "torn in the mid')
+        in_flight = len(proxy.seen)
+        wait_for(lambda n=in_flight: len(proxy.answered) >= n)  # type: ignore[misc]
 
+    before = len(proxy.seen)
     code, last, _ = finish(by_endpoint(tmp_path, proxy), tmp_path / "log")
     assert code == 0
-    places = {e["prompt"].rpartition(":")[2] for e in kept}
-    known = {q for n, q in enumerate(questions, 1) if str(n) in places}
-    assert len(known) == len(kept)
-    assert not known & set(proxy.seen[before:]), "asked again although the answer was kept"
-    assert len(proxy.seen[before:]) == 23 - len(kept)
+    assert len(known(questions, kept)) == len(kept)
+    assert not known(questions, kept) & set(proxy.seen[before:]), "asked again although the answer was kept"
+    assert len(proxy.seen[before:]) == 29 - len(kept)
     keys = Counter(e["key"] for e in ledger(tmp_path))
-    assert len(keys) == 23
+    assert len(keys) == 29
     assert set(keys.values()) == {1}
     assert [asked_of(r) for r in rows(tmp_path)] == questions
     texts = {e["prompt"].rpartition(":")[2]: e["text"] for e in ledger(tmp_path)}
-    assert [r["messages"][-1]["content"] for r in rows(tmp_path)[1:]] == [texts[str(n)].strip() for n in range(2, 25)]
-    assert last["report"]["damaged_lines"] == 1
+    assert [r["messages"][-1]["content"] for r in rows(tmp_path)[1:]] == [texts[str(n)].strip() for n in range(2, 31)]
+    assert last["report"]["damaged_lines"] == 3
 
     seen = len(proxy.seen)
     again, last, _ = finish(by_endpoint(tmp_path, proxy), tmp_path / "log")
     assert (again, last["report"]["asked"], len(proxy.seen)) == (0, 0, seen)
+
+
+def known(questions: list[str], entries: list[dict[str, Any]]) -> set[str]:
+    """The questions that have an answer among the entries of a ledger."""
+    return {questions[int(e["prompt"].rpartition(":")[2]) - 1] for e in entries}
+
+
+def test_the_job_does_not_outlive_who_asked_for_it(tmp_path: Path, proxy: Proxy) -> None:
+    write_prompts(tmp_path / "prompts.jsonl", 40)
+    proxy.delay_s = 0.1
+    asked = by_endpoint(tmp_path, proxy)
+    with job(asked, tmp_path / "log") as process:
+        wait_for(lambda: len(ledger(tmp_path)) >= 3)
+        assert process.stdin
+        process.stdin.close()
+        assert process.wait(20) == 130
+    kept = ledger(tmp_path)
+    assert len(kept) < 40
+    with Ledger(tmp_path / "out.jsonl") as free:
+        assert len(free.answers) == len(kept)
 
 
 def test_ctrl_c_keeps_what_is_paid_for(tmp_path: Path, proxy: Proxy) -> None:

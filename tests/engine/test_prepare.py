@@ -325,11 +325,18 @@ def test_the_steps_are_known_before(arguments: dict[str, Any], packing: bool, tm
 
 
 def test_a_second_start_finds_them_and_another_place_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = written(tmp_path / "rows.jsonl", TALKS)
+    path = written(tmp_path / "rows.jsonl", [*TALKS, TALKS[3]])
     first = load(path)
     assert not first.report["cached"]
     monkeypatch.setattr(prepare, "prepare", None)  # nothing is made again
     assert load(path).report["cached"]
+    (tmp_path / "moved").mkdir()
+    moved = load(written(tmp_path / "moved" / "rows.jsonl", [*TALKS, TALKS[3]]))
+    assert moved.report["cached"]
+    assert moved.places(3) == [f"{tmp_path}/moved/rows.jsonl:4"]
+    assert moved.report["duplicates"]["examples"] == [
+        [f"{tmp_path}/moved/rows.jsonl:41", f"{tmp_path}/moved/rows.jsonl:4"]
+    ]
     with pytest.raises(TypeError):
         load(path, **{"training.max_length": 32})
     with pytest.raises(TypeError):

@@ -207,7 +207,7 @@ class Place:
     def plan(self, **changes: Any) -> dict[str, Any]:
         """A plan that trains 7 steps of LoRA in a second and saves every second one."""
         plan: dict[str, Any] = {
-            "version": 1,
+            "version": 2,
             "name": "tiny",
             "gpu": {"name": "cpu"},
             "values": {"name": "tiny"},

@@ -35,13 +35,13 @@ def points() -> dict[str, tuple[Any, str]]:
 
     from nothing_tune.artifacts import checkpoint
     from nothing_tune.engine import build, handover, prepare
-    from nothing_tune.engine.prepare import pipeline
+    from nothing_tune.engine.prepare import store
     from nothing_tune.engine.train import Trainer
 
     return {
         "data": (prepare, "load"),
         "load": (build, "model"),
-        "tokenise": (pipeline, "encode"),
+        "tokenise": (store, "complete"),
         "forward": (Trainer, "training_step"),
         "loss": (Trainer, "compute_loss"),
         "step": (CallbackHandler, "on_step_end"),

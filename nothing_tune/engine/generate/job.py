@@ -26,13 +26,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TextIO
 
+from nothing_tune.artifacts import write_text
+from nothing_tune.artifacts.redact import redact
 from nothing_tune.engine.generate import compose, family
-from nothing_tune.engine.generate.ledger import Ledger
+from nothing_tune.engine.generate.ledger import Ledger, folder
 from nothing_tune.engine.generate.prompts import read
 from nothing_tune.engine.generate.schedule import Schedule
 from nothing_tune.engine.generate.work import Work, cost, estimate, spent
 from nothing_tune.engine.worker import ENVIRONMENT, with_environment
-from nothing_tune.errors import Place, Problem, Stopped, UsageError
+from nothing_tune.errors import Place, Problem, RunError, Stopped, StorageError, UsageError
 
 TICK_S = 1.0
 """Seconds between two progress events."""
@@ -54,9 +56,10 @@ def main(lines: TextIO | None = None, out: TextIO | None = None) -> int:
             stop.set()
 
     origins: dict[str, Any] = {}
+    output = ""
     try:
         request = json.loads(lines.readline())
-        origins = request["generation"]["origins"]
+        origins, output = request["generation"]["origins"], request["generation"]["settings"]["output"]
         with _signals(stop):
             threading.Thread(target=_watch, args=(lines, stop), name="input", daemon=True).start()
             run(request, send, stop)
@@ -66,6 +69,8 @@ def main(lines: TextIO | None = None, out: TextIO | None = None) -> int:
 
         known = explain(error)
         problems = [_placed(p, origins) for p in known.problems]
+        if known is not error and isinstance(known, RunError) and (log := _log(error, output)):
+            problems = [replace(p, hint=f"{log} has the whole story") for p in problems]
         first = problems[0]
         send(
             type="error",
@@ -309,6 +314,17 @@ def _watch(lines: TextIO, stop: threading.Event) -> None:
         for _ in lines:
             pass
     stop.set()
+
+
+def _log(error: BaseException, output: str) -> Path | None:
+    """Writes the traceback of an error that nobody foresaw beside the answers; None where that cannot be done."""
+    path = folder(Path(output).expanduser()) / "error.log"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_text(path, redact("".join(traceback.format_exception(error))))
+    except (OSError, StorageError):
+        return None
+    return path
 
 
 def _placed(problem: Problem, origins: dict[str, Any]) -> Problem:

@@ -20,6 +20,7 @@ from nothing_tune.engine.generate.schedule import Schedule
 from nothing_tune.errors import OutOfMemory, Problem, UsageError
 
 KEY = "generate.generator.model"
+SMALLER = "write generate.generator.quantization: 4bit, or take a smaller generator"
 
 
 def load(settings: dict[str, Any]) -> tuple[Any, Any]:
@@ -27,6 +28,7 @@ def load(settings: dict[str, Any]) -> tuple[Any, Any]:
 
     Raises:
         UsageError: The model is not there, or has no chat template.
+        OutOfMemory: It does not fit.
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -55,6 +57,8 @@ def load(settings: dict[str, Any]) -> tuple[Any, Any]:
                 )
             )
         model = AutoModelForCausalLM.from_pretrained(name, **kwargs)
+    except torch.OutOfMemoryError as error:
+        raise OutOfMemory(f"out of memory while generator {name} was loaded", hint=SMALLER) from error
     except (OSError, ConnectionError) as error:
         raise UsageError(hub_problem(error, name, KEY, what="generator")) from error
     if tokenizer.pad_token_id is None:
@@ -103,10 +107,7 @@ def answer_all(
                     answers = reply(model, tokenizer, part, stopped)
                 except torch.OutOfMemoryError as error:
                     if size == 1:
-                        raise OutOfMemory(
-                            "out of memory with one prompt",
-                            hint="write generate.generator.quantization: 4bit, or a smaller generator",
-                        ) from error
+                        raise OutOfMemory("out of memory with one prompt", hint=SMALLER) from error
                     torch.cuda.empty_cache()
                     size = max(size // 2, 1)
                     continue

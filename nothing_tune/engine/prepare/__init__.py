@@ -104,8 +104,11 @@ def load(plan: Plan, tokenizer: Any, evaluate: bool, date: str | None = None, te
         with store.making(target) as folder:
             if folder is not None:
                 with _threads():
-                    store.finish(folder, prepare(train, held_out, encoder, settings, folder, tell))
+                    report = prepare(train, held_out, encoder, settings, folder, tell)
+                    _show_strange(report, folder, tokenizer)
+                    store.finish(folder, report)
     made = _opened(target, plan, encoder, settings, kind)
+    _rename(made.report, [label for one in [*(held_out or []), *train] for label in one.labels])
     bad = made.report["bad_rows"]
     rows.refuse_share(bad["count"], bad["read"], bad["examples"], float(data.get("max_bad_rows") or 0.0))
     made.report.update(cached=found, seconds=round(time.monotonic() - began, 3))
@@ -267,8 +270,6 @@ def _opened(target: Path, plan: Plan, encoder: Encoder, settings: Settings, kind
             side = report[name]
             packed = side["sequences"] if name == "train" and settings.packed else None
             side["padding"] = audit.padding(packing.lengths_of(data), micro, settings.max_length, packed)
-            for strange in side["strangest"]:
-                strange["text"] = _beginning(_document(data, *strange.pop("where")), encoder.tokenizer)
     report |= {
         "name": plan.name,
         "model": plan.model.get("name_or_path"),
@@ -279,6 +280,33 @@ def _opened(target: Path, plan: Plan, encoder: Encoder, settings: Settings, kind
         "steps": steps(max(report["train"]["sequences"], 1), plan.training, plan.world_size),
     }
     return Prepared(train, held_out, report, encoder.template, kind)
+
+
+def _rename(report: dict[str, Any], labels: list[str]) -> None:
+    """Gives the files of a report, and the places in them, the names that they have now: the same rows may have been moved."""
+    moved = {old: new for (old, _), new in zip(report["files"], labels, strict=True) if old != new}
+
+    def renamed(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: renamed(inner) for key, inner in value.items()}
+        if isinstance(value, list):
+            return [renamed(inner) for inner in value]
+        if isinstance(value, str):
+            for old, new in moved.items():
+                if value == old or value.startswith((f"{old}:", f"{old}, row ")):
+                    return new + value[len(old) :]
+        return value
+
+    if moved:
+        report.update(renamed(report))
+
+
+def _show_strange(report: dict[str, Any], folder: Path, tokenizer: Any) -> None:
+    """Gives each of the strangest rows its beginning as text."""
+    for name in ("train", "eval"):
+        for strange in (report[name] or {}).get("strangest", ()):
+            ids = _document(store.opened(folder / f"{name}.arrow"), *strange.pop("where"))
+            strange["text"] = " ".join(tokenizer.decode(ids[:BEGINNING], skip_special_tokens=True).split())
 
 
 def _document(data: Dataset, file: int, line: int) -> list[int]:
@@ -296,11 +324,6 @@ def _document(data: Dataset, file: int, line: int) -> list[int]:
     within = number - (int(ends[sequence - 1]) if sequence else 0)
     start = sum(entry["seq_lengths"][:within])
     return list(entry["input_ids"][start : start + entry["seq_lengths"][within]])
-
-
-def _beginning(ids: Sequence[int], tokenizer: Any) -> str:
-    text = " ".join(tokenizer.decode(ids[:BEGINNING], skip_special_tokens=True).split())
-    return str(text)
 
 
 def _split(data: dict[str, Any]) -> str:

@@ -185,10 +185,9 @@ def _training(opened: list[Opened], work: _Work, evaluation: duplicates.Seen, sp
                 work.dropped["near_duplicates" if twin.kind == "near" else "duplicates"] += 1
                 work.example("duplicates", (_place(row), (twin.file, twin.line)))
                 continue
-            if twin is not None:  # a copy that is kept stays with the first, or the evaluation would hold what is trained on
-                side = "eval" if (twin.file, twin.line) in held else "train"
-            else:
-                side = splitter.side(row) if share else "train"
+            side = splitter.side(row) if share and twin is None else "train"
+            if twin is not None and (twin.file, twin.line) in held:
+                side = "eval"  # a copy stays with the first, or the evaluation would hold what is trained on
             if side == "eval":
                 held.add(_place(row))
             given += 1
