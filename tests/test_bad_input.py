@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from tests.command import tune as run_tune
 
 TRAIN = ("train", "quickstart", "--gpu", "cpu")
 
 
 def tune(folder: Path, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
-    """Runs a command in `folder`, with runs in its `runs` and no network to reach."""
-    unreachable = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HUB_OFFLINE": "0", "TUNE_RUNS_DIR": str(folder / "runs")}
-    return subprocess.run(
-        [sys.executable, "-m", "nothing_tune", *arguments],
-        capture_output=True, text=True, check=False, cwd=folder, timeout=300,
-        env={**os.environ, "COLUMNS": "100", **unreachable, **env},
-    )  # fmt: skip
+    """Runs a command line in `folder`, without a network."""
+    return run_tune(folder, *arguments, HF_ENDPOINT="http://127.0.0.1:9", HF_HUB_OFFLINE="0", **env)
 
 
 def refused(done: subprocess.CompletedProcess[str], code: int, *said: str) -> None:

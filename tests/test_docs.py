@@ -9,15 +9,14 @@ says what cannot be done as it stands:
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
+from tests.command import tune
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([ROOT / "README.md", *(p for p in (ROOT / "docs").rglob("*.md") if p.parent.name != "reference")])
@@ -61,9 +60,7 @@ def run(command: str, folder: Path, *more: str) -> str:
     """What a tune command prints, in `folder` and as wide as a pipe; it must end with 0."""
     words = shlex.split(command)
     assert words[0] in ("tune", "nothing-tune"), f"not a command of ours: {command}"
-    env = {**os.environ, "COLUMNS": "100", "TUNE_RUNS_DIR": str(folder / "runs")}
-    call = [sys.executable, "-m", "nothing_tune", *words[1:], *more]
-    done = subprocess.run(call, capture_output=True, text=True, check=False, cwd=folder, env=env, timeout=600)
+    done = tune(folder, *words[1:], *more)
     assert done.returncode == 0, f"$ {command}\n{done.stdout}\n{done.stderr}"
     return done.stdout
 

@@ -84,6 +84,18 @@ def find_named(kind: str, name: str, also: list[str] | None = None) -> Path | No
     raise RecipeError(Problem(f"unknown {word} {name!r}", hint=_near(name, known, f"one of: {', '.join(known)}")))
 
 
+def base_model(name: str) -> str:
+    """The hub id or folder that `name` means: that of a model of the library (`nano`, `models/nano`), else `name` itself."""
+    from nothing_tune.recipe.reader import read_file
+
+    short = name.removeprefix("models/")
+    path = library_root() / "models" / f"{short}.yaml"
+    if Path(name).exists() or "/" in short or not path.is_file():
+        return name
+    named = str(read_file(path)[0]["model"]["name_or_path"])
+    return str(path.parent / named) if (path.parent / named).is_dir() else named
+
+
 def label(path: Path) -> str:
     """A file as people write it: `gpus/l4` for layers of the library, else the path, relative where it is below the current folder."""
     root = library_root()

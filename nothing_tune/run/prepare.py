@@ -135,11 +135,14 @@ def lock(recipe: Recipe, plan: Plan) -> dict[str, Any]:
 
 
 def compose(model: str, data: str, method: str = "qlora") -> tuple[str, list[str]]:
-    """`(layer, overrides)` of a recipe for a model and a data file: the method's layer, which brings the base defaults."""
+    """`(layer, overrides)` of a recipe for a model and a data file: the method's layer, which brings the base defaults.
+
+    The model is a hub id, a folder, or a model of the library such as `nano`.
+    """
     library.find_named("methods", method)
     name = re.sub(r"[^a-z0-9]+", "-", f"{model.rstrip('/').rsplit('/', 1)[-1]}-{method}".lower()).strip("-")
     return f"methods/{method}", [
         f"name={json.dumps(name)}",
-        f"model.name_or_path={json.dumps(model)}",
+        f"model.name_or_path={json.dumps(library.base_model(model))}",
         f"data.train={json.dumps(data)}",
     ]

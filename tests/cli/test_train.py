@@ -182,12 +182,13 @@ def test_compose(tune: Callable[..., Any], started: list[Run]) -> None:
     from nothing_tune.recipe.library import library_root
 
     model = str(library_root() / "models" / "nano")
-    said = tune("train", "--model", model, "--data", "rows.jsonl", "--method", "lora", "--gpu", "cpu")
-    assert said.code == 0
-    assert said.err == f"composed a recipe from methods/lora for {model}; the run keeps it as recipe.yaml\n"
-    recipe = (started[0].path / "recipe.yaml").read_text()
-    assert f"name_or_path: {model}" in recipe
-    assert tune("validate", str(started[0].path / "recipe.yaml")).code == 0
+    for number, name in enumerate((model, "nano", "models/nano")):
+        said = tune("train", "--model", name, "--data", "rows.jsonl", "--method", "lora", "--gpu", "cpu")
+        assert said.code == 0
+        assert said.err == f"composed a recipe from methods/lora for {name}; the run keeps it as recipe.yaml\n"
+        recipe = (started[number].path / "recipe.yaml").read_text()
+        assert f"name_or_path: {model}" in recipe
+        assert tune("validate", str(started[number].path / "recipe.yaml")).code == 0
 
 
 def test_missing_data(tune: Callable[..., Any], started: list[Run]) -> None:

@@ -227,16 +227,17 @@ def _refuse_missing(recipe: Any, plan: Any, source: str | None) -> None:
 
 def _model(model: str | None) -> list[str]:
     """Overrides that put another model into a recipe."""
-    return [f"model.name_or_path={jsonlib.dumps(model)}", "model.revision=null"] if model else []
+    from nothing_tune.recipe.library import base_model
+
+    return [f"model.name_or_path={jsonlib.dumps(base_model(model))}", "model.revision=null"] if model else []
 
 
 def _composed(source: str, model: str | None, overrides: Sequence[str]) -> tuple[str, list[str]]:
     """`(layer, overrides)` of a recipe that trains on `source`, on the shipped model where none is named; on all of it unless
     the command line says what to evaluate on."""
-    from nothing_tune.recipe.library import library_root
     from nothing_tune.run import compose
 
-    layer, composed = compose(model or str(library_root() / NANO), source)
+    layer, composed = compose(model or NANO, source)
     if not any(o.startswith("data.eval=") for o in overrides):
         composed += ["data.eval=null", "training.eval_strategy=no", "training.load_best_model_at_end=false"]
     return layer, composed
