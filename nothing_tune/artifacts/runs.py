@@ -98,6 +98,12 @@ class Run:
         lease = attempts.salvage(self.path / attempts.FOLDER / f"{status.get('attempt', 0):04}.json")[0] or {}
         return lease.get("host") == status.get("host") and attempts.is_here(lease)
 
+    def saved_step(self) -> int:
+        """The optimizer step of the newest complete checkpoint, by the folders' names; 0 without one."""
+        from nothing_tune.artifacts import checkpoint
+
+        return max(checkpoint.complete(self.checkpoints), default=0)
+
     def events(self, offset: int = 0) -> Iterator[tuple[dict[str, Any], int]]:
         """Events from byte `offset` on, each with the offset behind it; stops before a torn last line."""
         if not (self.path / "events.jsonl").exists():

@@ -18,7 +18,7 @@ from types import FrameType
 from typing import Any
 
 from nothing_tune.artifacts import Run
-from nothing_tune.cli import console
+from nothing_tune.cli import console, notices
 from nothing_tune.cli.view import (
     REFUSED,
     TRAINING,
@@ -232,9 +232,9 @@ def _region(view: View, screen: _Screen, since: float, stopping: bool) -> list[s
 def _say(screen: _Screen, view: View, event: dict[str, Any]) -> None:
     """The lines that stay for one event: warnings, faults and notes everywhere, figures only where nothing is drawn."""
     for kind, what, hint in view.take_notes():
-        head = screen.paint.warn("warning:") + " " if kind == "warning" else ""
-        text = f"{head}{console.printable(what)}"
-        screen.line(text + (screen.paint.dim(f"; {console.printable(hint)}") if hint else ""))
+        head = "warning:" if kind == "warning" else ""
+        for line in notices.lines(head, what, hint, console.width() or console.PIPE_WIDTH, screen.paint):
+            screen.line(line)
     if screen.live:
         return
     if event.get("type") == "log" and (event.get("metrics") or {}).get("loss") is not None:
@@ -273,11 +273,13 @@ def finish(run: Run, view: View, result: dict[str, Any]) -> None:
     if error and (state == "failed" or result.get("exit_code") == REFUSED):
         console.out("")
         sys.stdout.flush()
-        problems = [from_json(p) for p in error.get("problems") or []]
+        problems = [notices.near(from_json(p)) for p in error.get("problems") or []]
         console.show_problems(problems)
         unexpected = int(result.get("exit_code") or 0) in (TuneError.exit_code, RunError.exit_code)
         if (error.get("traceback") and unexpected) or not problems:
             _tail(run)
+    if state != "done":
+        view.step = max(view.step, run.saved_step())
     lines = closing(called(run), path, state, result, view, console.ink(), saved=has_checkpoint(run))
     columns = console.width()
     if columns is None or max(map(console.visible, lines)) + 4 > columns:
@@ -321,7 +323,8 @@ def _engine_is_there(run: Run, process: Popen[bytes] | None, alive: Callable[[],
 
 def _dead(run: Run, view: View) -> None:
     goes_on = "continues at the newest checkpoint" if has_checkpoint(run) else "starts it again: it has no checkpoint"
-    what = f"the engine of run {run.id} ended without a word, at step {view.step}"
+    step = max(view.step, run.saved_step())
+    what = f"the engine of run {run.id} ended without a word, at step {step}"
     console.show_problems([Problem(what, hint=f"tune resume {called(run)} {goes_on}")])
     _tail(run)
 

@@ -15,7 +15,7 @@ import traceback
 from typing import Any, TextIO
 
 from nothing_tune.engine.chat import claimed_stdout
-from nothing_tune.engine.worker import ENVIRONMENT, with_environment
+from nothing_tune.engine.worker import ENVIRONMENT, goes_offline, with_environment
 from nothing_tune.plan.model import Plan
 
 EVERY_S = 0.2
@@ -57,9 +57,10 @@ def main(lines: TextIO | None = None, out: TextIO | None = None) -> int:
 
 def inspect(plan: dict[str, Any], show: int, tell: Any) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """`(report, examples)` of the rows that `plan` would train on."""
+    loaded = Plan.from_json(with_environment(plan))
+    goes_offline(loaded)
     from nothing_tune.engine import build, prepare
 
-    loaded = Plan.from_json(with_environment(plan))
     tokenizer = build.tokenizer(loaded)
     evaluate = str(loaded.training.get("eval_strategy") or "no") != "no" and bool(loaded.data.get("eval"))
     prepared = prepare.load(loaded, tokenizer, evaluate, tell=tell)

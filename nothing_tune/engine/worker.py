@@ -27,6 +27,7 @@ from typing import Any
 
 from nothing_tune.artifacts import Run, attempts, write_json
 from nothing_tune.artifacts.redact import guard_output
+from nothing_tune.data import sources
 from nothing_tune.data.hub import reachable
 from nothing_tune.engine import ranks
 from nothing_tune.engine.delivery import Delivery
@@ -214,8 +215,7 @@ def prepare_environment(plan: Plan, journal: Journal) -> None:
     """Sets what libraries read at import, and shows exactly one GPU to a run that trains in one process."""
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    if not _is_local(plan) and os.environ.get("HF_HUB_OFFLINE", "0") == "0" and not reachable():
-        os.environ["HF_HUB_OFFLINE"] = "1"
+    if goes_offline(plan):
         journal.warn("the Hugging Face hub cannot be reached", "what is in the local cache is used")
     if plan.training.get("use_cpu"):
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
@@ -236,11 +236,20 @@ def prepare_environment(plan: Plan, journal: Journal) -> None:
         )
 
 
-def _is_local(plan: Plan) -> bool:
-    """True when model and data are files and folders, so that the hub is not asked for anything."""
-    named = [plan.model.get("name_or_path"), plan.data.get("train"), plan.data.get("eval")]
-    flat = [v for value in named for v in (value if isinstance(value, list) else [value])]
-    return all(Path(v).expanduser().exists() for v in flat if isinstance(v, str))
+def goes_offline(plan: Plan) -> bool:
+    """Whether the hub, which the plan needs, cannot be reached; its libraries, not imported yet, then look into their cache alone.
+
+    They would try for half a minute.
+    """
+    model = Path(str(plan.model.get("name_or_path"))).expanduser()
+    given = [plan.data.get(key) for key in ("train", "eval")]
+    named = [s for value in given if isinstance(value, str | dict | list) for s in sources.parse(value, plan.data)]
+    if model.exists() and all(sources.is_file(source.name) for source in named):
+        return False
+    if os.environ.get("HF_HUB_OFFLINE", "0") != "0" or reachable():
+        return False
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    return True
 
 
 @contextlib.contextmanager

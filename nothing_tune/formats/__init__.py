@@ -31,9 +31,9 @@ from nothing_tune.formats import (
     transcript,
 )
 from nothing_tune.formats._advice import guess, spelt
-from nothing_tune.formats._values import BadRow
+from nothing_tune.formats._values import BadRow, LeftOut
 
-__all__ = ["FORMATS", "KINDS", "SAMPLE", "BadRow", "Format", "Joining", "check", "detect", "find", "names"]
+__all__ = ["FORMATS", "KINDS", "SAMPLE", "BadRow", "Format", "Joining", "LeftOut", "check", "detect", "find", "names"]
 
 KINDS = ("messages", "prompt-completion", "text")
 """What canonical rows are."""
@@ -74,8 +74,10 @@ class Joining(Protocol):
 
     def join(
         self, rows: Iterable[tuple[P, dict[str, Any]]], options: Mapping[str, Any]
-    ) -> Iterator[tuple[P, dict[str, Any]]]:
+    ) -> Iterator[tuple[P, dict[str, Any] | LeftOut]]:
         """Canonical rows from what `convert` gave, each with its place; places are handed through, never looked at.
+
+        What can be in no example is given as `LeftOut`, to be counted.
 
         Raises:
             UsageError: `options` lack what is needed.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from math import isfinite
 from typing import Any
 
@@ -12,6 +13,13 @@ MAX_DEPTH = 64
 
 CANONICAL = frozenset({"messages", "tools", "prompt", "completion", "text"})
 """Columns that make a row what it is: no column of the raw row is carried over under one of these names."""
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """What `join` gives in place of a canonical row for a line that is in none; `why` is one clause."""
+
+    why: str
 
 
 class BadRow(Exception):

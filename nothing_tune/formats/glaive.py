@@ -3,13 +3,14 @@
 Source: the dataset cards of glaive-function-calling (one column `sample` with all the text) and glaive-function-calling-v2. What
 becomes of it: the functions of the system text are `tools`, and its sentence that announces them goes, as chat templates
 say it in their own words; `<functioncall>` becomes real tool calls, which join the assistant's entry right before them;
-`FUNCTION RESPONSE` becomes a tool's message. What the text does not tell for sure is a bad row.
+`FUNCTION RESPONSE` becomes a tool's message. What the text does not tell for sure is a bad row, and so is a turn with more calls
+than responses or the reverse, unless the chat ends with the calls.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from nothing_tune.formats._calls import tools
@@ -69,10 +70,33 @@ def convert(row: Mapping[str, Any], options: Mapping[str, Any]) -> list[dict[str
         else:
             open_calls = ""
         turns.append((f"entry {entry.number}", message))
-    out = {"messages": conversation(merged(turns)), **others(row, {"system", "chat", "sample"})}
+    whole = merged(turns)
+    out = {"messages": conversation(whole), **others(row, {"system", "chat", "sample"})}
+    _answered(whole)
     if functions:
         out["tools"] = functions
     return [out]
+
+
+def _answered(turns: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
+    """Refuses a turn whose calls and the responses right after it are not as many; calls that end the chat wait for theirs."""
+    for number, (label, message) in enumerate(turns, 1):
+        calls = len(message.get("tool_calls", ()))
+        if not calls or number == len(turns):
+            continue
+        end = number
+        while end < len(turns) and turns[end][1]["role"] == "tool":
+            end += 1
+        responses = end - number
+        if calls != responses:
+            raise BadRow(
+                f"{label} ({message['role']}): {_count(calls, 'call')} {'is' if calls == 1 else 'are'} followed by "
+                f"{_count(responses, 'function response')}"
+            )
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number or 'no'} {noun}{'' if number < 2 else 's'}"
 
 
 def _halves(sample: str) -> tuple[str, str]:

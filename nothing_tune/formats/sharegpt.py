@@ -41,6 +41,8 @@ ROLES = {
     **dict.fromkeys(("tool_response", "observation", "ipython"), "tool"),
 }
 """Who speaks, as the files have it in lower case, and the role that it becomes."""
+COMMON = ("human", "user", "gpt", "assistant", "model", "system", "tool", "function", "observation", "function_call")
+"""Those of them that an error names: all would not fit on a line."""
 KEPT = ("name", "tool_call_id", "reasoning_content", "thinking")
 """Keys of a turn that are carried over."""
 
@@ -87,7 +89,7 @@ def _message(raw: Any, label: str) -> dict[str, Any]:
         return {"role": "assistant", "tool_calls": _calls(value, f"{label} ({speaker})")}
     role = ROLES.get(speaker)
     if role is None:
-        raise BadRow(f"{label} is from {shortened(speaker)}, which is none of {', '.join(sorted({*ROLES, *CALLS}))}")
+        raise BadRow(f"{label} is from {shortened(speaker)}, which is none of {', '.join(COMMON)}")
     message = {"role": role, "content": value, **{key: raw[key] for key in KEPT if raw.get(key) is not None}}
     if raw.get("tool_calls") not in (None, []):
         message["tool_calls"] = calls(raw["tool_calls"], f"{label} ({speaker})")

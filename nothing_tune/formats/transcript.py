@@ -9,7 +9,7 @@ Consecutive lines of one speaker are one turn. All who are not the wanted speake
 several of them, their names stay in front of their lines. Conversations are cut into windows of `turns` turns that start
 with a user's turn and end with the wanted speaker's. Every turn of theirs is learned exactly once: with `stride` smaller than `turns`
 windows overlap, and what was learned before is context with weight 0. What the wanted speaker says before anyone else has spoken answers
-nothing and is left out.
+nothing: each of these lines is given as `LeftOut`.
 """
 
 from __future__ import annotations
@@ -17,11 +17,12 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import takewhile
 from typing import Any, TypeVar
 
 from nothing_tune.errors import Problem, UsageError
 from nothing_tune.formats._turns import conversation
-from nothing_tune.formats._values import BadRow, entries, filled, kind, others
+from nothing_tune.formats._values import BadRow, LeftOut, entries, filled, kind, others
 
 NAME = "transcript"
 WANTS = "a column with who speaks (`speaker`, `character`, ...) and one with what is said (`text`, `line`, ...)"
@@ -36,6 +37,8 @@ TURNS = 8
 """Turns of a window where the options name none."""
 SHOWN = 8
 """Speakers that an error names."""
+OPENS = LeftOut("the speaker's line opens the conversation")
+"""What becomes of a line that nothing stands before."""
 
 LABEL = re.compile(r"[ \t]*([^\W\d_][\w .,'\u2019&#()/-]{0,39}?)[ \t]*:(?:[ \t]+|$)")
 """A speaker at the start of a line: a letter, then at most 39 more letters, digits and marks of names, then a colon."""
@@ -132,9 +135,12 @@ def _labelled(text: str) -> list[str]:
     return capitals if 2 * len(capitals) > len(found) else found
 
 
-def join(rows: Iterable[tuple[P, dict[str, Any]]], options: Mapping[str, Any]) -> Iterator[tuple[P, dict[str, Any]]]:
+def join(
+    rows: Iterable[tuple[P, dict[str, Any]]], options: Mapping[str, Any]
+) -> Iterator[tuple[P, dict[str, Any] | LeftOut]]:
     """Windows of the conversations that the pieces of `convert` make, each at the place of its first line.
 
+    Before them `OPENS` for each line of the wanted speaker that opens the conversation.
     A window carries the plain columns that are the same on all its lines (the scene, say). Holds one conversation in memory.
 
     Raises:
@@ -147,6 +153,8 @@ def join(rows: Iterable[tuple[P, dict[str, Any]]], options: Mapping[str, Any]) -
     for lines in _conversations(rows):
         seen.update(said["speaker"] for _, said, _ in lines)
         if wanted:
+            for place, _, _ in takewhile(lambda line: line[1]["speaker"].casefold() == wanted.casefold(), lines):
+                yield place, OPENS
             yield from _windows(lines, wanted.casefold(), size, stride)
     if seen and not any(name.casefold() == wanted.casefold() for name in seen):
         raise UsageError(_nobody(wanted, seen))

@@ -30,5 +30,6 @@ def steps(sequences: int, training: Mapping[str, Any], world_size: int = 1) -> d
     total = math.ceil(epochs * per_epoch)
     limit = int(training.get("max_steps") or -1)
     if limit > 0:
-        total, epochs = limit, limit / per_epoch
+        whole, rest = divmod(limit, per_epoch)
+        total, epochs = limit, whole + min(rest * accumulation, batches) / max(batches, 1)
     return {"per_epoch": per_epoch, "total": total, "epochs": epochs, "global_batch": micro * accumulation * world_size}

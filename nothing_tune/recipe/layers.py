@@ -276,6 +276,9 @@ def _command_line(overrides: Sequence[str], unset: Sequence[str]) -> Layer | Non
             )
             continue
         node = values
+        source = ".".join(parts[:-1])
+        if source in (*SOURCES, PROMPTS) and (whole := one_source(lookup(values, source))):
+            values[parts[0]][parts[1]] = whole
         for part in parts[:-1]:
             below = node.setdefault(part, {})
             if not isinstance(below, dict):

@@ -48,8 +48,8 @@ def merge(layers: list[Layer]) -> tuple[dict[str, Any], dict[str, Origin]]:
             origins = {k: o for k, o in origins.items() if k != key and not k.startswith(f"{key}.")}
         for key in layer.replace:
             values.setdefault(key, {})
-        _start_sources(config, values)
-        clashes = _clashes(config, values, layer, n, len(layers))
+        several = _start_sources(config, values, layer, origins, f"layer {n} of {len(layers)}: {layer.name}")
+        clashes = several or _clashes(config, values, layer, n, len(layers))
         problems += clashes
         if clashes:
             continue
@@ -115,11 +115,15 @@ def _resolve(config: DictConfig, origins: dict[str, Origin]) -> dict[str, Any]:
     return values
 
 
-def _start_sources(config: DictConfig, values: dict[str, Any]) -> None:
+def _start_sources(
+    config: DictConfig, values: dict[str, Any], layer: Layer, origins: dict[str, Origin], by: str
+) -> list[Problem]:
     """Lets a source start anew: a text or list takes the place of a mapping, and a mapping with `source` that of another.
 
-    A mapping without `source` changes settings of the source that lower layers name.
+    A mapping without `source` changes settings of the source that lower layers name, be it a mapping, a text or a list of
+    one, which becomes a mapping here and in `origins`. Of several sources it cannot tell which is meant: a problem.
     """
+    problems = []
     for key in (*SOURCES, PROMPTS):
         section, name = key.split(".")
         given, there = lookup(values, key), config._get_node(section)
@@ -127,6 +131,43 @@ def _start_sources(config: DictConfig, values: dict[str, Any]) -> None:
             continue
         if not isinstance(given, dict) or "source" in given:
             there[name] = None
+            continue
+        before = OmegaConf.to_container(there, resolve=False)[name]  # type: ignore[call-overload]
+        if isinstance(before, list) and len(before) > 1:
+            problems.append(several_sources(key, len(before), given, layer.value_places.get(key), by))
+        elif whole := one_source(before):
+            there[name] = whole
+            if key in origins:
+                origin = origins.pop(key)
+                origins.update({f"{key}.{inner}": replace(origin, value=value) for inner, value in whole.items()})
+    return problems
+
+
+def one_source(value: Any) -> dict[str, Any] | None:
+    """The mapping that a text, or a list of one source, says in short; None for what is something else."""
+    if isinstance(value, list) and len(value) == 1:
+        value = value[0]
+    if isinstance(value, str) and value:
+        return {"source": value}
+    return value if isinstance(value, dict) and "source" in value else None
+
+
+def several_sources(key: str, count: int, given: dict[str, Any], place: Place | None, by: str) -> Problem:
+    """What is wrong with settings of one source where a layer below names `count` of them, and how to say it."""
+    names = " and ".join(given)
+    also = f", or data.max_samples={given['max_rows']} for all together" if _all_rows(key, given) else ""
+    example = ", ".join(f"{inner}: {value}" for inner, value in given.items())
+    return Problem(
+        f"{key} names {count} sources, and {names} {'is' if len(given) == 1 else 'are'} of one of them",
+        key,
+        place,
+        by,
+        f"write the whole list, {names} with the source that it is of: {key}=[{{source: FILE, {example}}}, FILE]{also}",
+    )
+
+
+def _all_rows(key: str, given: dict[str, Any]) -> bool:
+    return key == "data.train" and list(given) == ["max_rows"]
 
 
 def _inside(layer: Layer, key: str, value: Any) -> dict[str, Place]:

@@ -171,6 +171,24 @@ CASES = {
             "data.train",
         ),
     ),
+    "answers_are_whole, longer than the model reads": (
+        facts(cut(4, 321), context=512),
+        (
+            "warning",
+            "4 of 100 answers are cut at 512 tokens: 321 tokens of them are lost",
+            "the longest row has 700 tokens, and the model reads 512; data.truncation=drop leaves such rows out",
+            "training.max_length",
+        ),
+    ),
+    "prompts_end_where_completions_begin": (
+        facts(merged=["rows.csv:2"], merged_rows=12),
+        (
+            "warning",
+            "in 12 rows the end of the prompt runs into the completion, and is learned with it",
+            "begin the completions with a space or a line break, or end the prompts with a line break",
+            "data.train",
+        ),
+    ),
     "the_template_shows_all": (
         facts(passed_over={"the chat template leaves out message 1 (system), or a part of it": 60, "another": 1}),
         (

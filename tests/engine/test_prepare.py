@@ -279,6 +279,20 @@ def test_rows_that_the_template_refuses_are_bad_rows(tmp_path: Path) -> None:
     )
 
 
+def test_a_prompt_that_runs_into_its_completion_is_told(tmp_path: Path, tokenizer: Any) -> None:
+    rows = [
+        {"prompt": "hi", "completion": "there"},
+        *({"prompt": f"Say {n}:", "completion": f" {n}"} for n in range(9)),
+    ]
+    found = load(written(tmp_path / "rows.jsonl", rows))
+    [finding] = [f for f in found.report["findings"] if "runs into" in f["what"]]
+    assert finding["what"].startswith("in 1 row the end")
+    assert finding["rows"] == [f"{tmp_path}/rows.jsonl:1"]
+    assert said(found.train[0]["input_ids"], found.train[0]["labels"], tokenizer) == [
+        "hithere<|im_end|>"
+    ]  # as TRL has it
+
+
 def test_messages_with_weight_0_are_not_learned(tmp_path: Path, tokenizer: Any) -> None:
     row = talk("a?", "first", "b?", "second")
     row["messages"][1]["weight"] = 0

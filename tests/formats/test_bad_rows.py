@@ -14,11 +14,7 @@ from nothing_tune.errors import UsageError
 from tests.formats.conversions import CALLED, CONVERSIONS, PAIR, assistant, call, said, system, tool, user
 
 ROLES = "assistant, developer, system, tool, user"
-SPEAKERS = (
-    "ai, assistant, bard, bing, bot, chatgpt, claude, developer, function, function-call, function-response, "
-    "function_call, function_response, gpt, human, ipython, model, observation, prompter, system, tool, tool_call, "
-    "tool_response, user"
-)
+SPEAKERS = "human, user, gpt, assistant, model, system, tool, function, observation, function_call"
 DEEP: Any = "x"
 for _ in range(100):
     DEEP = {"a": DEEP}

@@ -24,6 +24,11 @@ def lines(text: str, **more: Any) -> list[Row]:
 
 def joined(rows: list[Row], **options: Any) -> list[tuple[Any, Row]]:
     """The windows of `rows`, each with the number of its first row; JERRY is the assistant."""
+    return [(place, row) for place, row in given_back(rows, **options) if not isinstance(row, formats.LeftOut)]
+
+
+def given_back(rows: list[Row], **options: Any) -> list[tuple[Any, Row | formats.LeftOut]]:
+    """All that `join` gives for `rows`, windows and what is left out."""
     settings = {"transcript": {"speaker": "JERRY", "turns": 8, "stride": None, **options}}
     pieces = [(n, piece) for n, row in enumerate(rows, 1) for piece in transcript.convert(row, settings)]
     return list(transcript.join(pieces, settings))
@@ -49,6 +54,27 @@ def test_what_answers_nothing_and_what_nobody_answers_is_left_out() -> None:
     assert windows("JERRY: a | G: b | JERRY: c | G: d") == [[user("b"), assistant("c")]]
     assert windows("JERRY: a | JERRY: b") == []
     assert windows("JERRY: a | G: b") == []
+
+
+def test_lines_that_open_a_conversation_are_given_as_left_out() -> None:
+    rows = [
+        *lines("JERRY: a | jerry: b | G: c | JERRY: d", scene=1),
+        *lines("G: e | JERRY: f", scene=2),
+        *lines("JERRY: g", scene=3),
+        {"transcript": "JERRY: h\nG: i\nJERRY: j"},
+    ]
+    opens = formats.LeftOut("the speaker's line opens the conversation")
+    assert [
+        (place, row if isinstance(row, formats.LeftOut) else row["messages"]) for place, row in given_back(rows)
+    ] == [
+        (1, opens),
+        (2, opens),
+        (3, [user("c"), assistant("d")]),
+        (5, [user("e"), assistant("f")]),
+        (7, opens),
+        (8, opens),
+        (8, [user("i"), assistant("j")]),
+    ]
 
 
 LONG = " | ".join(f"G: q{n} | JERRY: a{n}" for n in range(5))
@@ -205,12 +231,15 @@ def test_every_answer_is_learned_exactly_once(script: list[tuple[str, int]], tur
     if not any(who == "JERRY" for who, _ in script) or (stride or 0) > turns:
         return
     rows = [{"speaker": who, "text": f"{who}{n}", "scene": scene} for n, (who, scene) in enumerate(script)]
-    out = joined(rows, turns=turns, stride=stride)
+    whole = given_back(rows, turns=turns, stride=stride)
+    out = [(place, row) for place, row in whole if not isinstance(row, formats.LeftOut)]
+    lines_said = sum(who == "JERRY" for who, _ in script)
     learned = [
         m["content"] for _, row in out for m in row["messages"] if m["role"] == "assistant" and m.get("weight") != 0
     ]
     expected = [row["text"] for n, row in enumerate(rows) if row["speaker"] == "JERRY" and opened(rows, n)]
     assert "\n".join(learned).split("\n") == (expected or [""])
+    assert len(whole) - len(out) == lines_said - len(expected)
     for _, row in out:
         roles = [m["role"] for m in row["messages"]]
         assert roles == ["user", "assistant"] * (len(roles) // 2)

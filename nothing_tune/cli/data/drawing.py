@@ -158,25 +158,34 @@ def _holds(one: Sequence[int], max_length: int | None) -> bool:
 
 
 def values(counts: Mapping[str, int], room: int, paint: Ink) -> list[str]:
-    """One line a value of a field: the value, a bar, its rows and their share; the most frequent first, levels in their order."""
+    """One line a value of a field: the value, a bar, its rows and their share; the most frequent first, levels in their order.
+
+    The values beyond `MOST_VALUES` share a line without a bar. Rows without a value, which `counts` has under the empty name, come
+    last.
+    """
     total = sum(counts.values())
     if not total:
         return []
-    items = sorted(counts.items(), key=lambda item: -item[1])
+    items = sorted(((name, rows) for name, rows in counts.items() if name), key=lambda item: -item[1])
     shown, rest = items[:MOST_VALUES], items[MOST_VALUES:]
-    if len(shown) == len(items) and all(len(name) <= 3 for name in counts):
+    if not rest and all(len(name) <= 3 for name in counts):
         shown.sort(key=lambda item: (len(item[0]) if item[0].isdigit() else 0, item[0]))  # A1 A2 B1, 1 2 10, de en it
-    names = [(console.printable(name).replace("\n", " ") or "(empty)", rows) for name, rows in shown]
-    names += [(f"{len(rest)} more", sum(rows for _, rows in rest))] if rest else []
-    left = min(max(wide(name) for name, _ in names), 24)
-    right = max(len(count(rows)) for _, rows in names)
+    most = max([rows for _, rows in shown] + [counts.get("", 0)])
+    lines = [(console.printable(name).replace("\n", " "), rows, paint.key, bar) for name, rows in shown]
+    lines += [(f"{count(len(rest))} more", sum(rows for _, rows in rest), paint.dim, _no_bar)] if rest else []
+    lines += [("(none)", counts[""], paint.dim, bar)] if counts.get("") else []
+    left = min(max(wide(name) for name, *_ in lines), 24)
+    right = max(len(count(rows)) for _, rows, *_ in lines)
     length = max(min(room - left - right - 12, 32), 8)
-    most = max(rows for _, rows in names)
     out = []
-    for name, rows in names:
-        drawn = bar(rows / most, length)
+    for name, rows, tint, draw in lines:
+        drawn = draw(rows / most, length)
         share = percent(rows / total).rjust(6)
         out.append(
-            f"{pad(name, left)}  {paint.key(drawn)}{' ' * (length - len(drawn))}  {count(rows).rjust(right)}  {paint.dim(share)}"
+            f"{pad(name, left)}  {tint(drawn)}{' ' * (length - len(drawn))}  {count(rows).rjust(right)}  {paint.dim(share)}"
         )
     return out
+
+
+def _no_bar(share: float, room: int) -> str:
+    return ""

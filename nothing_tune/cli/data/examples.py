@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from nothing_tune.cli.console import Ink, plural
@@ -12,6 +12,7 @@ from nothing_tune.cli.data.drawing import count, harmless, short, wide
 OPEN, CLOSE = "⟦", "⟧"
 """Around what is learned, where there are no colours."""
 RETURN, TAB = "↵", "⇥"
+SPELLED = "holds special tokens in its text"
 _SIGNS = re.compile(r"(\n|\t)")
 
 
@@ -24,20 +25,29 @@ def legend(paint: Ink) -> str:
     return f"{OPEN}learned{CLOSE}  the rest is only read  {RETURN} line break"
 
 
-def lines(examples: Sequence[Mapping[str, Any]], room: int | None, paint: Ink, truncation: str = "right") -> list[str]:
+def lines(
+    examples: Sequence[Mapping[str, Any]],
+    room: int | None,
+    paint: Ink,
+    truncation: str = "right",
+    spelled: Collection[str] = (),
+) -> list[str]:
     """Every example with a head that names its place, tokens and what was cut off.
 
     Args:
         examples: As the job reports them: `place`, `row`, `tokens`, `supervised`, `cut`, `pieces` of `text`, `supervised`, `special`.
         room: Columns after which a line goes on below; None never breaks one.
         truncation: `left` where the beginning is what was cut off.
+        spelled: Places of rows whose text spells special tokens, which look the same as those that the template puts there.
     """
     out: list[str] = []
     for example in examples:
         tokens, learned = int(example.get("tokens") or 0), int(example.get("supervised") or 0)
         facts = f"{plural(tokens, 'token')}, {count(learned)} learned"
-        place = short(str(example.get("place") or f"row {example.get('row')}"), None if room is None else room - 30)
-        out += ["", f"{paint.bold(place)}  {paint.dim(facts)}"]
+        place = str(example.get("place") or f"row {example.get('row')}")
+        shown = short(place, None if room is None else room - 30)
+        out += ["", f"{paint.bold(shown)}  {paint.dim(facts)}"]
+        out += [paint.warn(SPELLED)] if place in spelled else []
         body = _body(example.get("pieces") or [], None if room is None else max(room - 2, 16), paint)
         bar = paint.dim("│")
         lost = int(example.get("cut") or 0)
@@ -45,6 +55,11 @@ def lines(examples: Sequence[Mapping[str, Any]], room: int | None, paint: Ink, t
         body = [*end, *body] if truncation == "left" else [*body, *end]
         out += [f"{bar} {line}".rstrip() for line in body]
     return out
+
+
+def spelled(findings: Sequence[Mapping[str, Any]]) -> set[str]:
+    """Places of the rows that a report's findings name for special tokens in their text."""
+    return {str(row) for f in findings if "holds special tokens" in str(f.get("what")) for row in f.get("rows") or []}
 
 
 def _body(pieces: Sequence[Mapping[str, Any]], room: int | None, paint: Ink) -> list[str]:

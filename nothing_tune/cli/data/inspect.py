@@ -9,12 +9,16 @@ from collections.abc import Sequence
 from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from nothing_tune.cli import console, options
+from nothing_tune.cli import console, notices, options
+from nothing_tune.cli.data import reading
 from nothing_tune.errors import UsageError
+
+if TYPE_CHECKING:
+    from nothing_tune.plan import Plan
 
 HELP = "Shows what a model would learn from data: rows, lengths, what is cut, left out, repeated, and what stands against it."
 EXAMPLES = (
@@ -26,7 +30,9 @@ EXAMPLES = (
 EXITS = (0, 2, 3, 4, 5, 74, 130)
 DRAW_S = 0.1
 """Seconds between two drawings of the progress line."""
-FOUND_ERRORS = 2
+FOUND_ERRORS, INTERRUPTED = 2, 130
+SHOWN = 3
+"""Rows that are shown where only rows are asked for, and not how many."""
 NANO = "models/nano"
 
 
@@ -67,14 +73,22 @@ def inspect(
             help="Show N rows exactly as the model sees them, and what of them is learned.",
         ),
     ] = None,
+    only_rows: Annotated[
+        bool, typer.Option("--only-rows", help=f"Show these rows and not the report [N is {SHOWN} without --show].")
+    ] = False,
+    format_: reading.Format = None,
+    columns: reading.Columns = None,
+    speaker: reading.Speaker = None,
+    turns: reading.Turns = None,
     json: options.Json = False,
 ) -> None:
     """Makes the plan, has the engine prepare its rows, and shows what came out; leaves with 2 where that must not be trained on."""
     from nothing_tune.cli.data import examples, page
-    from nothing_tune.cli.data.drawing import columns
+    from nothing_tune.cli.data.drawing import columns as room
     from nothing_tune.plan import make_plan
 
     name, overrides = _words(words)
+    overrides = [*_read_as(format_, columns, speaker, turns), *overrides]
     source = None if is_recipe(name) else name
     layer, composed = (name, _model(model)) if source is None else _composed(source, model, overrides)
     recipe = options.load(layer, gpu=gpu, scenario=scenario, with_=with_, overrides=[*composed, *overrides])
@@ -82,20 +96,46 @@ def inspect(
     _refuse_missing(recipe, plan, source)
     if source is None and not json:
         console.show_problems(recipe.advice)
-    done = prepare(plan.to_json(), show or 0, quiet=json)
+    done = _prepared(plan, show or (SHOWN if only_rows else 0), json)
     report, shown = done.get("report") or {}, done.get("examples") or []
+    paint = console.ink()
     if json:
-        console.out_json({"report": report, "examples": shown})
-    else:
-        paint = console.ink()
+        console.out_json({"examples": shown} if only_rows else {"report": report, "examples": shown})
+    elif not only_rows:
         counted = f"of {NANO}; --model NAME counts yours" if source and not model else ""
-        console.out(*page.lines(report, name, counted, columns(), paint))
-        if shown:
-            head = f"{paint.bold('as the model sees it')}  {examples.legend(paint)}"
-            console.out("", head, *examples.lines(shown, console.width(), paint, str(report.get("truncation"))))
+        console.out(*page.lines(report, name, counted, room(), paint), *([""] if shown else []))
+    if shown and not json:
+        console.out(f"{paint.bold('as the model sees it')}  {examples.legend(paint)}")
+        spelled = examples.spelled(report.get("findings") or [])
+        console.out(*examples.lines(shown, console.width(), paint, str(report.get("truncation")), spelled))
+    if only_rows and not json and page.worst(report) in ("error", "warning"):
+        console.out("", f"{page.verdict(report, paint)}; without --only-rows they are told")
     if page.worst(report) == "error":
         sys.stdout.flush()
         raise typer.Exit(FOUND_ERRORS)
+
+
+def _prepared(plan: Plan, show: int, json: bool) -> dict[str, Any]:
+    """As `prepare`; files that cannot be read are told before the engine starts, with short paths for people, and Ctrl-C is answered."""
+    try:
+        done, error = console.outcome(lambda: (_open(plan), prepare(plan.to_json(), show, quiet=json))[1])
+    except KeyboardInterrupt:
+        console.note("stopped; nothing was kept")
+        raise typer.Exit(INTERRUPTED) from None
+    if error is not None:
+        raise error if json else type(error)(*map(notices.near, error.problems)) from error
+    return done or {}
+
+
+def _open(plan: Plan) -> None:
+    """Looks at the first rows of every file, as the engine will do; what lies on the hub is left to it."""
+    from nothing_tune.data import sources
+    from nothing_tune.run.missing import named
+
+    for key in ("train", "eval"):
+        found = named(plan, key)
+        if found and all(sources.is_file(one.name) for one in found) and "${" not in str(plan.data[key]):
+            sources.open_all(plan.data[key], plan.data, f"data.{key}")
 
 
 def prepare(plan: dict[str, Any], show: int, quiet: bool = False) -> dict[str, Any]:
@@ -230,6 +270,17 @@ def _model(model: str | None) -> list[str]:
     from nothing_tune.recipe.library import base_model
 
     return [f"model.name_or_path={jsonlib.dumps(base_model(model))}", "model.revision=null"] if model else []
+
+
+def _read_as(format_: str | None, columns: Sequence[str] | None, speaker: str | None, turns: int | None) -> list[str]:
+    """Overrides for what the options say about how rows are read."""
+    said = {
+        "format": format_,
+        "columns": reading.mapping(columns) or None,
+        "transcript.speaker": speaker,
+        "transcript.turns": turns,
+    }
+    return [f"data.{key}={jsonlib.dumps(value)}" for key, value in said.items() if value is not None]
 
 
 def _composed(source: str, model: str | None, overrides: Sequence[str]) -> tuple[str, list[str]]:

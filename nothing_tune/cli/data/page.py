@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from nothing_tune.cli import console
+from nothing_tune.cli import console, notices
 from nothing_tune.cli.console import Ink, plural
 from nothing_tune.cli.data.drawing import bar, count, histogram, one_line, percent, short, values, wide
 from nothing_tune.cli.view import header
@@ -104,9 +104,14 @@ def _steps(report: _Report, steps: Mapping[str, Any]) -> str:
     train, epochs = report.get("train") or {}, steps.get("epochs")
     rows, sequences = int(train.get("rows") or 0), int(train.get("sequences") or 0)
     what = f"{plural(rows, 'row')} in {plural(sequences, 'sequence')}" if sequences != rows else plural(rows, "row")
-    much = f", {epochs:g} epoch{'' if epochs == 1 else 's'}" if isinstance(epochs, int | float) else ""
+    much = f", {_few(epochs)} epoch{'' if epochs == 1 else 's'}" if isinstance(epochs, int | float) else ""
     batch, each = count(steps.get("global_batch")), plural(int(steps.get("per_epoch") or 0), "step")
     return f"{count(steps['total'])}: {what}, {batch} a step, {each} an epoch{much}"
+
+
+def _few(number: float) -> str:
+    """`3`, `0.75`, `0.013`: two places, or two digits where that would be nothing."""
+    return f"{round(number, 2):g}" if number >= 0.01 or not number else f"{number:.2g}"
 
 
 def _sources(report: _Report, columns: int, paint: Ink) -> list[str]:
@@ -170,6 +175,9 @@ def _left_out(report: _Report, columns: int, paint: Ink) -> list[str]:
             found, verb = pairs.get(name, ([], ""))
             words = words.removesuffix("s") if dropped[name] == 1 and words.endswith("duplicates") else words
             entries.append((int(dropped[name]), words, [f"{short(a, half)} {verb} {short(b, half)}" for a, b in found]))
+    for why, found in (report.get("left_out") or {}).items():
+        examples = [short(str(place), columns - 16) for place in found.get("examples") or []]
+        entries.append((int(found.get("count") or 0), one_line(str(why), columns - 16), examples))
     if not entries:
         return _section("left out", [paint.dim("nothing")], paint)
     right = max(len(count(n)) for n, _, _ in entries)
@@ -270,7 +278,11 @@ def _cut(report: _Report, paint: Ink) -> list[str]:
         cells("learned lost", "supervised_tokens", lambda s: s["supervised_tokens"] + s["cut"]["supervised_tokens"]),
         cells("answers not whole", "answers", None),
     ]
-    verb = "split" if report.get("truncation") == "split" else "cut"
+    verb = "cut"
+    if report.get("truncation") == "split":
+        lost = any(s["cut"].get("tokens") for s in sides)
+        split = cells("answers between two", "answers", None)
+        verb, rows = "split", [rows[0], *(rows[1:3] if lost else []), split]
     return _figures(f"{verb} at {count(limit)} tokens", heads, rows, paint)
 
 
@@ -320,31 +332,34 @@ def _findings(report: _Report, columns: int, paint: Ink) -> list[str]:
     """Errors, warnings, advice, each with its cure; then how many there are."""
     found = sorted(report.get("findings") or [], key=lambda f: SEVERITIES.index(str(f.get("severity"))))
     if not found:
-        return [f"{paint.ok('ready:')} nothing stands against training on this"]
+        return [verdict(report, paint)]
     named = {"data.dedupe", "data.max_bad_rows"}  # `left out` names their rows
     named |= {"data.leakage"} if (report.get("dropped") or {}).get("leaked") else set()
     out: list[str] = []
     for one in found:
         severity = str(one.get("severity"))
         tint = paint.error if severity == "error" else paint.warn
-        what = textwrap.wrap(console.printable(f"{severity}: {one.get('what')}"), columns, subsequent_indent="  ")
+        what = notices.wrapped(f"{severity}: {one.get('what')}", columns)
         out.append(f"{tint(f'{severity}:')}{paint.bold(what[0].removeprefix(f'{severity}:'))}")
         out += [paint.bold(line) for line in what[1:]]
         rows = [] if one.get("key") in named else [str(r) for r in one.get("rows") or []]
         if rows:
             out.append(f"  {paint.dim(f'rows: {_places(rows, columns - 8)}')}")
-        if one.get("hint"):
-            hint = textwrap.wrap(console.printable(str(one["hint"])), columns - 8, break_on_hyphens=False)
-            out += [f"  {paint.dim('hint:')} {hint[0]}", *(f"        {line}" for line in hint[1:])]
+        out += notices.hint_lines(str(one.get("hint") or ""), columns, paint)
+    return [*out, "", verdict(report, paint)]
+
+
+def verdict(report: _Report, paint: Ink) -> str:
+    """`ready, with care: 2 warnings`: whether a training may start on the rows, and how many findings there are."""
+    found = report.get("findings") or []
     numbers = [(sum(f.get("severity") == name for f in found), name) for name in SEVERITIES]
     told = ", ".join(plural(n, name, "advice" if name == "advice" else "") for n, name in numbers if n)
-    gravest = worst(report)
-    end = {
+    return {
         "error": f"{paint.error('not ready:')} {told}",
         "warning": f"{paint.warn('ready, with care:')} {told}",
         "advice": f"{paint.ok('ready:')} {told}",
-    }[gravest]
-    return [*out, "", end]
+        "": f"{paint.ok('ready:')} nothing stands against training on this",
+    }[worst(report)]
 
 
 def _places(places: Sequence[str], room: int) -> str:

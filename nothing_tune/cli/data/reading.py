@@ -85,7 +85,7 @@ class Reading:
 
         if not sources:
             raise UsageError("which rows? no source is named", hint=f"tune data {command} rows.csv --to new.jsonl")
-        mapped = _mapping(columns)
+        mapped = mapping(columns)
         wanted = {"format": format_, "columns": mapped, "transcript": _given(speaker=speaker, turns=turns)}
         self.command, self.settings = command, {"max_bad_rows": max_bad_rows, **wanted}
         self.opened = open_all(list(sources), {k: v for k, v in wanted.items() if v}, key="")
@@ -197,7 +197,8 @@ def _given(**values: Any) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
 
 
-def _mapping(columns: Sequence[str] | None) -> dict[str, str]:
+def mapping(columns: Sequence[str] | None) -> dict[str, str]:
+    """What `--columns A=B ...` says: the format's column -> the file's column; `UsageError` for what names none."""
     out = {}
     for pair in columns or ():
         name, sign, theirs = pair.partition("=")

@@ -16,6 +16,9 @@ def row(run: Run) -> dict[str, Any]:
     the state `damaged`."""
     found, error = console.outcome(run.status)
     status: dict[str, Any] = found or {}
+    state, step = "damaged" if error else run.state(), status.get("step")
+    if state == "lost" and run.saved_step() > (step or 0):  # status.json is written every few seconds
+        step = run.saved_step()
     evaluated = status.get("eval_loss")
     if evaluated is None and status.get("step"):
         evaluated = ((run.last_event("eval") or {}).get("metrics") or {}).get("eval_loss")
@@ -23,8 +26,8 @@ def row(run: Run) -> dict[str, Any]:
         "id": run.id,
         "recipe": status.get("recipe"),
         "gpu": status.get("gpu"),
-        "state": "damaged" if error else run.state(),
-        "step": status.get("step"),
+        "state": state,
+        "step": step,
         "total_steps": status.get("total_steps"),
         "eval_loss": evaluated,
         "created": status.get("created") or status.get("started") or _made(run.path),
@@ -60,6 +63,7 @@ def attempt_rows(run: Run) -> list[dict[str, Any]]:
         if "damaged" in found:
             state, ended = "damaged", known.get("ended")
         steps = [s for s in (found.get("step"), known.get("step")) if isinstance(s, int)]
+        steps += [run.saved_step()] if last and state == "lost" else []
         out.append(
             {
                 "attempt": number,

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from nothing_tune.cli import console, options
+from nothing_tune.cli import console, notices, options
 from nothing_tune.cli.console import Ink
 
 HELP = "Tells everything about one run: settings, attempts, what went wrong and what was done, losses, files, what to do next."
@@ -42,6 +42,8 @@ def show(run_id: options.RunId, runs_dir: options.RunsDir = None, json: options.
         view.apply(event)
     view.glance(status)
     view.step = view.step or status.get("step") or 0  # a fork that waits has a step before its first event
+    if state != "done":
+        view.step = max(view.step, run.saved_step())
     paint = console.ink()
     facts = {name: console.near(text) for name, text in plan_facts(plan, view.rows).items()}
     facts["layers"] = " · ".join(console.near(name) for name in lock.get("layers") or [])
@@ -52,7 +54,9 @@ def show(run_id: options.RunId, runs_dir: options.RunsDir = None, json: options.
     for heading in ("faults", "warnings", "notes"):
         entries = [e for e in said if _heading(e["kind"]) == heading]
         if entries:
-            console.out("", paint.bold(heading), *(f"  {_entry(e, len(attempts) > 1, paint)}" for e in entries))
+            console.out(
+                "", paint.bold(heading), *(f"  {line}" for e in entries for line in _entry(e, len(attempts) > 1, paint))
+            )
     if kept:
         console.out("", paint.bold("checkpoints"), *(f"  {line}" for line in _checkpoints(kept)))
     console.out("", paint.bold("files") + paint.dim(f"  {shown(run.path)}"))
@@ -64,7 +68,7 @@ def show(run_id: options.RunId, runs_dir: options.RunsDir = None, json: options.
     if problems and (state == "failed" or result.get("exit_code") == REFUSED):
         console.out("")
         for problem in problems:
-            console.out(*console.problem_lines(from_json(problem), paint))
+            console.out(*console.problem_lines(notices.near(from_json(problem)), paint))
 
 
 def _heading(kind: str) -> str:
@@ -97,12 +101,15 @@ def _attempts(rows: list[dict[str, Any]]) -> list[str]:
     return console.table(["nr", "host", "started (UTC)", "took", "steps", "ended"], cells, right=(0, 3))
 
 
-def _entry(entry: dict[str, Any], several: bool, paint: Ink) -> str:
-    """`attempt 2, step 40: what; what was done`."""
+def _entry(entry: dict[str, Any], several: bool, paint: Ink) -> list[str]:
+    """`attempt 2, step 40: what; what was done`, wrapped."""
     parts = [f"attempt {entry['attempt']}"] if several and entry["attempt"] else []
     parts += [f"step {entry['step']}"] if entry["step"] and entry["kind"] not in ("warning", "note") else []
     head = f"{', '.join(parts)}: " if parts else ""
-    return f"{paint.dim(head)}{entry['what']}" + (paint.dim(f"; {entry['hint']}") if entry["hint"] else "")
+    first, *rest = notices.lines(
+        "", f"{head}{entry['what']}", entry["hint"], (console.width() or console.PIPE_WIDTH) - 2, paint
+    )
+    return [f"{paint.dim(head)}{first.removeprefix(head)}", *rest]
 
 
 def _checkpoints(rows: list[dict[str, Any]]) -> list[str]:

@@ -69,7 +69,7 @@ class Side:
             if name not in self.fields:
                 self.fields[name] = Counter()
             counter = self.fields[name]
-            if counter is None:
+            if counter is None or value is None:
                 continue
             text = str(value)
             if not isinstance(value, str | int | bool) or len(text) > LONGEST_VALUE:
@@ -94,8 +94,13 @@ class Side:
             "cut": dict(self.cut),
             "roles": dict(self.roles.most_common()),
             "turns": {"min": _at(turns, 0), "p50": _at(turns, 50), "max": _at(turns, 100), "mean": _mean(turns)},
-            "fields": {name: dict(c.most_common()) for name, c in self.fields.items() if c and len(c) > 1},
+            "fields": {name: self._values(c) for name, c in self.fields.items() if c and 1 < len(c) <= len(before) / 2},
         }
+
+    def _values(self, counter: Counter[str]) -> dict[str, int]:
+        """Rows of each value, most first; those without one under the empty name, last."""
+        without = len(self.tokens_before) - counter.total()
+        return {**dict(counter.most_common()), **({"": without} if without else {})}
 
     def strange(self) -> list[tuple[tuple[int, int], str, int]]:
         """The strangest rows: `((file, line), why, tokens)`, most strange first; empty for a handful of rows."""

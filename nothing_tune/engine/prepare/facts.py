@@ -20,6 +20,7 @@ def gather(report: dict[str, Any], plan: Plan, encoder: Encoder, kind: str, pass
     eos = str(tokenizer.eos_token or "")
     pad = str(plan.training.get("pad_token") or tokenizer.pad_token or eos)
     vocabulary = tokenizer.get_vocab()
+    config = _config(plan)
     return Facts(
         report=report,
         kind=kind,
@@ -30,20 +31,23 @@ def gather(report: dict[str, Any], plan: Plan, encoder: Encoder, kind: str, pass
         eos=eos,
         spare_pad=next((t for t in SPARE_PADS if t in vocabulary and t != eos), ""),
         largest_id=seen["largest_id"],
-        vocabulary=_embedding_rows(plan),
+        vocabulary=getattr(config, "vocab_size", None),
+        context=getattr(config, "max_position_embeddings", None),
         added=encoder.template.added,
         unknown=seen["unknown"],
         doubled_start=seen["doubled_start"],
         typed=seen["places"]["typed"],
         typed_rows=seen["typed"],
+        merged=seen["places"]["merged"],
+        merged_rows=seen["merged"],
         unsupervised=seen["places"]["unsupervised"],
         cut_answers=seen["places"]["cut_answers"],
         passed_over=passed_over,
     )
 
 
-def _embedding_rows(plan: Plan) -> int | None:
-    """How many tokens the model knows."""
+def _config(plan: Plan) -> Any:
+    """The text part of the model's config."""
     from transformers import AutoConfig
 
     try:
@@ -54,5 +58,4 @@ def _embedding_rows(plan: Plan) -> int | None:
         )
     except Exception:  # the model is loaded later, and what is wrong with it told then
         return None
-    size = getattr(config.get_text_config(), "vocab_size", None)
-    return int(size) if size else None
+    return config.get_text_config()

@@ -35,11 +35,14 @@ class Facts:
         spare_pad: A token of the vocabulary that nobody uses and that could pad; empty when there is none.
         largest_id: The largest token id in the rows.
         vocabulary: Rows of the model's embedding; None when its config does not say.
+        context: Tokens that the model was made to read at most; None when its config does not say.
         added: Tokens that the run adds to the model, embeddings resized and trained.
         unknown: Tokens of the rows that are the tokenizer's unknown one.
         doubled_start: Sequences that begin with two start tokens.
         typed: Places of rows whose text holds a special token, the first of them.
         typed_rows: How many there are.
+        merged: Places of rows in which the end of the prompt and the beginning of the completion are one token, the first of them.
+        merged_rows: How many there are.
         unsupervised: Places of rows of which nothing is learned.
         cut_answers: Places of rows with a cut answer.
         passed_over: What the chat template leaves out of the first rows without a word, and of how many.
@@ -55,11 +58,14 @@ class Facts:
     spare_pad: str
     largest_id: int
     vocabulary: int | None
+    context: int | None = None
     added: tuple[str, ...] = ()
     unknown: int = 0
     doubled_start: int = 0
     typed: list[str] = field(default_factory=list)
     typed_rows: int = 0
+    merged: list[str] = field(default_factory=list)
+    merged_rows: int = 0
     unsupervised: list[str] = field(default_factory=list)
     cut_answers: list[str] = field(default_factory=list)
     passed_over: Mapping[str, int] = field(default_factory=dict)
@@ -135,7 +141,11 @@ def answers_are_whole(facts: Facts) -> Iterator[Finding]:
         what = (
             f"{cut} of {answers} answers are cut at {facts.report['max_length']} tokens: {lost} tokens of them are lost"
         )
-    hint = f"training.max_length={_round_up(longest)} keeps all; data.truncation=drop leaves such rows out"
+    enough = _round_up(longest)
+    keeps = f"training.max_length={enough} keeps all"
+    if facts.context is not None and enough > facts.context:
+        keeps = f"the longest row has {longest} tokens, and the model reads {facts.context}"
+    hint = f"{keeps}; data.truncation=drop leaves such rows out"
     severity = "error" if cut > MANY * answers and facts.report["truncation"] != "split" else "warning"
     yield _finding(severity, what, hint, "training.max_length", facts.cut_answers)
 
@@ -207,6 +217,18 @@ def no_special_tokens_in_text(facts: Facts) -> Iterator[Finding]:
         )
 
 
+def prompts_end_where_completions_begin(facts: Facts) -> Iterator[Finding]:
+    """Where the last letters of a prompt and the first of a completion are one token, that token is learned, and served prompts end otherwise."""
+    if facts.merged_rows:
+        yield _finding(
+            "warning",
+            f"in {_rows(facts.merged_rows)} the end of the prompt runs into the completion, and is learned with it",
+            "begin the completions with a space or a line break, or end the prompts with a line break",
+            "data.train",
+            facts.merged,
+        )
+
+
 def the_template_shows_all(facts: Facts) -> Iterator[Finding]:
     """A template may pass over a system message or a tool's result in silence: the model then learns answers without their cause."""
     if facts.passed_over:
@@ -271,6 +293,7 @@ RULES: tuple[Callable[[Facts], Iterator[Finding]], ...] = (
     one_start,
     text_is_known,
     no_special_tokens_in_text,
+    prompts_end_where_completions_begin,
     the_template_shows_all,
     duplicates_are_few,
     bad_rows_are_told,

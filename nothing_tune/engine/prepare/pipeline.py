@@ -97,6 +97,7 @@ class _Work:
     used: Counter[int] = field(default_factory=Counter)
     leaks: int = 0
     typed: int = 0
+    merged: int = 0
     positions: array[int] = field(default_factory=lambda: array("i"))
 
     def example(self, name: str, what: Any) -> None:
@@ -263,6 +264,9 @@ def _look(encoded: Encoded, found: Cut, row: Row, work: _Work) -> None:
     if audit.typed(row.value, special.pattern):
         work.typed += 1
         work.example("typed", _place(row))
+    if encoded.merged:
+        work.merged += 1
+        work.example("merged", _place(row))
     work.largest_id = max(work.largest_id, max(ids, default=0))
     if special.unknown is not None:
         work.unknown += ids.count(special.unknown)
@@ -361,9 +365,10 @@ def _report(
             "unknown": work.unknown,
             "largest_id": work.largest_id,
             "typed": work.typed,
+            "merged": work.merged,
             "places": {
                 name: [place(p) for p in work.examples.get(name, [])]
-                for name in ("typed", "unsupervised", "cut_answers")
+                for name in ("typed", "merged", "unsupervised", "cut_answers")
             },
         },
         "train": None,

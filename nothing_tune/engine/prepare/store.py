@@ -25,6 +25,7 @@ from nothing_tune.errors import StorageError, UsageError
 
 UNUSED_DAYS = 30
 """Prepared rows that no run has used for so long are removed when others are written."""
+MAKING = ".making"
 SCHEMA = pa.schema(
     [
         ("input_ids", pa.list_(pa.int32())),
@@ -62,7 +63,7 @@ def making(target: Path) -> Iterator[Path | None]:
             if complete(target):
                 yield None
                 return
-            beside = target.with_name(f"{target.name}.making")
+            beside = target.with_name(f"{target.name}{MAKING}")
             shutil.rmtree(beside, ignore_errors=True)  # what a killed process left; the lock says that nobody writes it
             beside.mkdir()
             try:
@@ -172,6 +173,7 @@ def _sync(path: Path) -> None:
 
 def _prune(root: Path) -> None:
     for entry in root.iterdir():
+        days = 1 if entry.suffix == MAKING else UNUSED_DAYS  # what a killed process left, which nobody asked for again
         with contextlib.suppress(OSError):
-            if entry.is_dir() and time.time() - entry.stat().st_mtime > UNUSED_DAYS * 86400:
+            if entry.is_dir() and time.time() - entry.stat().st_mtime > days * 86400:
                 shutil.rmtree(entry)

@@ -41,11 +41,13 @@ class Encoded:
     """One row as tokens: `ids` and `labels` of the same length, a label `IGNORED` where nothing is learned.
 
     `answers` are the ranges `[start, end)` of tokens that the assistant says, in order; one for a completion or a text.
+    `merged` says that the prompt by itself has other tokens at its end than in front of its completion: they are learned along.
     """
 
     ids: list[int]
     labels: list[int]
     answers: list[tuple[int, int]]
+    merged: bool = False
 
 
 def encode(rows: Sequence[Mapping[str, Any]], encoder: Encoder) -> list[Encoded | str]:
@@ -122,7 +124,7 @@ def _prompt_messages(rows: Sequence[Mapping[str, Any]], encoder: Encoder) -> lis
             spans = [_range(batch, number, start, end, encoder) for start, end in whole[1] if end > start]
             done.append(_labelled(ids, [(max(a[0], first), a[1]) for a in spans if a and a[1] > first]))
         else:
-            done.append(_labelled(ids, [(first, len(ids))]))
+            done.append(_labelled(ids, [(first, len(ids))], encoder.completion_only and first < len(starts[number])))
     ready = iter(done)
     return [next((t for t in pair if isinstance(t, str)), None) or next(ready) for pair in tried]
 
@@ -133,7 +135,11 @@ def _prompt_text(rows: Sequence[Mapping[str, Any]], encoder: Encoder) -> list[En
     if not encoder.completion_only:
         return [Encoded(ids, list(ids), [(0, len(ids))]) for ids in whole]
     starts = _tokenise([row["prompt"] for row in rows], encoder)["input_ids"]
-    return [_labelled(ids, [(_common(start, ids), len(ids))]) for start, ids in zip(starts, whole, strict=True)]
+    firsts = [_common(start, ids) for start, ids in zip(starts, whole, strict=True)]
+    return [
+        _labelled(ids, [(first, len(ids))], first < len(start))
+        for first, start, ids in zip(firsts, starts, whole, strict=True)
+    ]
 
 
 def _text(rows: Sequence[Mapping[str, Any]], encoder: Encoder) -> list[Encoded | str]:
@@ -230,11 +236,11 @@ def _range(batch: Any, number: int, start: int, end: int, encoder: Encoder) -> t
     return (first, last + 1) if last >= first else None
 
 
-def _labelled(ids: list[int], answers: list[tuple[int, int]]) -> Encoded:
+def _labelled(ids: list[int], answers: list[tuple[int, int]], merged: bool = False) -> Encoded:
     labels = [IGNORED] * len(ids)
     for start, end in answers:
         labels[start:end] = ids[start:end]
-    return Encoded(ids, labels, answers)
+    return Encoded(ids, labels, answers, merged)
 
 
 def _common(one: list[int], other: list[int]) -> int:
