@@ -50,7 +50,7 @@ class Program(Group):
         """The command that the arguments start with; `UsageError` with near names when there is none."""
         name = args[0]
         if name not in COMMANDS and not ctx.resilient_parsing:
-            near = get_close_matches(name, COMMANDS, n=2, cutoff=0.5)
+            near = _data_command(name) or get_close_matches(name, COMMANDS, n=2, cutoff=0.5)
             what = "option" if name.startswith("-") else "command"
             hint = f"did you mean {' or '.join(near)}?" if near else "tune --help lists the commands"
             raise UsageError(f"no such {what}: {name}", hint=hint)
@@ -59,6 +59,14 @@ class Program(Group):
     def format_help(self, ctx: typer.Context, formatter: Any) -> None:  # type: ignore[override]
         """Writes the help page of `tune`."""
         formatter.write(program_help(self, ctx, COMMANDS))
+
+
+def _data_command(name: str) -> list[str]:
+    """`data inspect` for `inspect`: the command of `tune data` that is called so, or nearly, and more so than any of `tune`."""
+    from nothing_tune.cli.data import SUBCOMMANDS
+
+    near = get_close_matches(name, [*SUBCOMMANDS, *COMMANDS], n=1, cutoff=0.75)
+    return [f"tune data {word}" for word in near if word in SUBCOMMANDS]
 
 
 def build(name: str) -> Any:

@@ -262,7 +262,7 @@ def batch(plan: dict[str, Any]) -> str:
 def length(training: dict[str, Any]) -> str:
     """`3 epochs of rows up to 1024 tokens, packed`."""
     steps, epochs = training.get("max_steps") or 0, training.get("num_train_epochs", 3)
-    much = f"{steps} steps" if steps > 0 else f"{epochs:g} epoch{'' if epochs == 1 else 's'}"
+    much = console.plural(steps, "step") if steps > 0 else f"{epochs:g} epoch{'' if epochs == 1 else 's'}"
     longest = training.get("max_length")
     words = f"{much}, rows of up to {longest} tokens" if longest else much
     return f"{words}, packed" if training.get("packing") else words

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any, cast
 
-from nothing_tune.data import lines, tables
+from nothing_tune.data import encodings, lines, tables
 from nothing_tune.data.streams import open_bytes, unpacked
 from nothing_tune.errors import UsageError
 
@@ -43,11 +43,11 @@ def suffix(path: Path | str) -> str:
 def resolve(name: str) -> list[Path]:
     """The data files that `name` means: itself, those of a folder, or those that a glob matches, sorted; empty when there is none.
 
-    A folder's own files count, not those of folders inside it (a glob with `**` reaches them). Its `.txt` files count
-    only when it holds no other data, since they are often notes. Cards and hidden files are passed over.
+    A folder's files are those in it and in all folders inside it, sorted by their paths. Its `.txt` files count only when
+    it holds no other data, since they are often notes. Cards, hidden files and hidden folders are passed over.
 
     Raises:
-        UsageError: The name is a file of a kind that is not known.
+        UsageError: The name is a file of a kind that is not known, no regular file (a device, a pipe), or cannot be read.
     """
     path = Path(os.path.expanduser(name))
     if os.path.isfile(path):
@@ -58,12 +58,28 @@ def resolve(name: str) -> list[Path]:
             )
         return [path]
     if os.path.isdir(path):
-        try:
-            found = [p for p in sorted(path.iterdir()) if _is_data(p)]
-        except OSError as error:
-            raise UsageError(f"cannot read {name}: {error.strerror}", hint="mend the permissions") from error
+        found = sorted((p for p in _below(path) if _is_data(p)), key=lambda p: p.parts)
         return [p for p in found if suffix(p) != ".txt"] or found
+    if os.path.exists(path):
+        raise UsageError(f"{name} is no regular file", hint="write what it gives into a file first")
     return [p for p in map(Path, sorted(glob.glob(str(path), recursive=True))) if _is_data(p)]
+
+
+def _below(folder: Path) -> Iterator[Path]:
+    """The files in a folder and in the folders inside it, linked ones too, none twice; hidden folders are passed over."""
+
+    def refuse(error: OSError) -> None:
+        raise UsageError(f"cannot read {error.filename}: {error.strerror}", hint="mend the permissions") from error
+
+    seen = set()
+    for place, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
+        seen.add(os.path.realpath(place))
+        folders[:] = [
+            name
+            for name in sorted(folders)
+            if not name.startswith(".") and os.path.realpath(os.path.join(place, name)) not in seen
+        ]
+        yield from (Path(place, name) for name in names)
 
 
 def _is_data(path: Path) -> bool:
@@ -92,8 +108,19 @@ def read(path: Path, watch: list[IO[bytes]] | None = None) -> Iterator[tuple[int
     open file, whose `tell()` says how far reading has come (not of parquet).
 
     Raises:
-        UsageError: The file cannot be read to its end, or its header is unusable.
+        UsageError: The file cannot be read to its end, its header is unusable, or it is in another encoding than UTF-8
+            (see `encodings.refuse`).
     """
+    asked = False
+    for number, row in _read(path, watch):
+        if not asked and isinstance(row, str) and row.startswith(encodings.NOT_UTF8):
+            asked = True
+            with _told(path):
+                encodings.refuse(path, number)
+        yield number, row
+
+
+def _read(path: Path, watch: list[IO[bytes]] | None) -> Iterator[tuple[int, RawRow]]:
     kind = suffix(path)
     with _told(path):
         if kind == ".parquet":
@@ -281,6 +308,9 @@ def _document(handle: IO[bytes], path: Path) -> Iterator[tuple[int, RawRow]]:
     value = _Wrong(wrong) if wrong is not None else _parsed(text)
     if isinstance(value, _Wrong):
         hint = "mend the file at that place"
+        name = encodings.likely(data) if value.why.startswith(encodings.NOT_UTF8) else None
+        if name:
+            raise UsageError(f"{path} is not UTF-8, but likely {name}", hint=lines.iconv(path, name))
         if "more behind" in value.why:
             hint = f"a file holds one document, or one object a line: jq -c . {path.name} > new.jsonl"
         raise UsageError(f"{path} is not readable as JSON: {value.why}", hint=hint)

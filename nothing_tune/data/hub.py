@@ -15,7 +15,6 @@ OFFLINE = {
     "ProxyError", "MaxRetryError", "NameResolutionError",
 }  # fmt: skip
 """Names of the errors that mean: the hub was not reached."""
-REHEARSE = "add --with models/nano to rehearse the recipe without it"
 
 
 def reachable(timeout_s: float = 5.0) -> bool:
@@ -40,7 +39,6 @@ def hub_problem(error: BaseException, name: str, key: str, what: str = "model") 
 
     Without a key (a command line names it) the hint does not speak of recipes and runs.
     """
-    also = f"; or {REHEARSE}" if key else ""
     kinds = {type(e).__name__ for e in chain(error)}
     text = " ".join(str(e) for e in chain(error))
     url = f"https://huggingface.co/{'datasets/' if what == 'data set' else ''}{name}"
@@ -48,7 +46,7 @@ def hub_problem(error: BaseException, name: str, key: str, what: str = "model") 
         return Problem(
             f"{what} {name} is gated: its owner asks you to accept the terms first",
             key=key,
-            hint=f"accept them at {url}, then {LOGIN}{also}",
+            hint=f"accept them at {url}, then {LOGIN}",
         )
     if "RevisionNotFoundError" in kinds:
         return Problem(
@@ -58,16 +56,16 @@ def hub_problem(error: BaseException, name: str, key: str, what: str = "model") 
         return Problem(
             f"there is no {what} {name} on the hub that you may see",
             key=key,
-            hint=f"check the name at {url}; if it is private, {LOGIN}{also}",
+            hint=f"check the name at {url}; if it is private, {LOGIN}",
         )
     if kinds & OFFLINE or "couldn't connect" in text.lower() or "Cannot reach" in text:
         return Problem(
             f"{what} {name} is not in the local cache and huggingface.co cannot be reached",
             key=key,
-            hint=f"connect to the network, or name a local folder{also.replace('; or', ';')}",
+            hint="connect to the network, or name a local folder",
         )
     first = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-    hint = f"see engine.log for the whole story; {REHEARSE}" if key else ""
+    hint = "see engine.log for the whole story" if key else ""
     return Problem(f"{what} {name} cannot be loaded: {first}", key=key, hint=hint)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any, cast
@@ -29,11 +30,14 @@ def check_start(handle: IO[bytes], path: Path) -> None:
             raise UsageError(f"{path} {what}", hint=cure)
 
 
-def iconv(path: Path, name: str) -> str:
-    """How to make UTF-8 of a file in the encoding `name`."""
+def iconv(path: Path, name: str | None) -> str:
+    """How to make UTF-8 of a file in the encoding `name`; of an unknown one where None."""
+    known = name.upper() if name else "ENCODING"
+    which = "" if name else ", with the encoding it was saved in"
     if path.suffix in COMPRESSED:
-        return f"decompress it, then convert it: iconv -f {name} -t UTF-8"
-    return f"convert it: iconv -f {name} -t UTF-8 {path.name} > new{path.suffix}"
+        return f"decompress it, then convert it: iconv -f {known} -t UTF-8{which}"
+    here, there = (shlex.quote(str(p)) for p in (path, path.with_suffix(f".utf8{path.suffix}")))
+    return f"convert it: iconv -f {known} -t UTF-8 {here} > {there}{which}"
 
 
 _STRANGERS = (

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-import os
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from fractions import Fraction
 from pathlib import Path
 from typing import IO, Any, Protocol
 
 from nothing_tune.data import files
-from nothing_tune.data.sources import Opened, place, rename
+from nothing_tune.data.sources import Opened, names_below, place, rename
 from nothing_tune.errors import Problem, UsageError
-from nothing_tune.formats import BadRow, Joining
+from nothing_tune.formats import BadRow, Joining, LeftOut
 
 KEPT_BAD_ROWS = 1000
 """Bad rows that a ledger names; more are only counted."""
 SHOWN = 10
 """Bad rows that `refuse` names."""
+LEFT_OUT_PLACES = 5
+"""Places that a ledger keeps of the rows that are left out for one reason."""
 UNITED = ("messages", "conversations", "tools", "prompt", "completion")
 """Columns whose nested objects Arrow gives the fields of all rows."""
 
@@ -71,6 +74,8 @@ class Ledger:
         by_line: Whether the rows of each of them have lines.
         sources: Counts of each source.
         bad_rows: `(place, why)` of the first `KEPT_BAD_ROWS` bad rows.
+        left_out: Rows that are not bad and yet in no example, counted by why (see `formats.LeftOut`).
+        left_out_places: The first `LEFT_OUT_PLACES` places of each.
         total: Bytes of all that is going to be read, for `share`; 0 counts what has been given to `stream` until now.
     """
 
@@ -79,6 +84,8 @@ class Ledger:
     by_line: list[bool] = field(default_factory=list)
     sources: list[Count] = field(default_factory=list)
     bad_rows: list[tuple[str, str]] = field(default_factory=list)
+    left_out: Counter[str] = field(default_factory=Counter)
+    left_out_places: dict[str, list[str]] = field(default_factory=dict)
     _bytes: int = 0
     _behind: int = 0
     _watch: list[IO[bytes]] = field(default_factory=list)
@@ -126,6 +133,12 @@ class Ledger:
         self.sources[row.source].rows -= 1
         self._bad(row.file, row.line, row.source, why)
 
+    def _leave_out(self, file: int, line: int, why: str) -> None:
+        self.left_out[why] += 1
+        places = self.left_out_places.setdefault(why, [])
+        if len(places) < LEFT_OUT_PLACES:
+            places.append(self.where(file, line))
+
     def _bad(self, file: int, line: int, source: int, why: str) -> None:
         self.sources[source].bad += 1
         if len(self.bad_rows) < KEPT_BAD_ROWS:
@@ -134,6 +147,9 @@ class Ledger:
 
 def stream(opened: Sequence[Opened], settings: Mapping[str, Any], ledger: Ledger) -> Iterator[Row]:
     """The canonical rows of `opened` in order. Nothing is raised for a bad row: it is counted and named in `ledger`.
+
+    Of a source with `max_rows` the first so many canonical rows are given, and nothing behind them is read or counted (of
+    a chat log, the conversation that the last of them is from).
 
     Rows of parquet files and of hub data sets lose the nulls inside `messages`, `conversations`, `tools`, `prompt` and
     `completion`: Arrow gives every nested object the fields of all others, so that there a null says "not there".
@@ -168,21 +184,30 @@ class _Part:
     behind: int
 
     def rows(self, options: Mapping[str, Any], ledger: Ledger) -> Iterator[Row]:
-        """Its canonical rows."""
+        """Its canonical rows, at most `max_rows` of them."""
         count, kind = ledger.sources[self.source], self.opened.format
         ledger._behind = self.behind
         parts: Sequence[Path | None] = self.opened.files or (None,)
-        shared = os.path.commonpath([path.absolute().parent for path in self.opened.files] or [Path.cwd()])
+        names = names_below(self.opened.files) or [self.opened.label]
         absent: UsageError | None = None
-        for file, path in enumerate(parts, self.first_file):
+        most, given = self.opened.source.max_rows, 0
+        for file, (path, name) in enumerate(zip(parts, names, strict=True), self.first_file):
+            pieces: Iterator[tuple[int, Any]]
             pieces = self._converted(file, path, options, ledger)
             if isinstance(kind, Joining):
                 pieces = kind.join(pieces, options)
-            name = self.opened.label if path is None else path.absolute().relative_to(shared).as_posix()
             try:
                 for line, value in pieces:
+                    if isinstance(value, LeftOut):
+                        ledger._leave_out(file, line, value.why)
+                        continue
                     count.rows += 1
+                    given += 1
                     yield Row(value, file, line, self.source, name)
+                    if given == most:
+                        ledger._behind = self.behind + self.opened.bytes
+                        ledger._watch.clear()
+                        return
             except UsageError as error:
                 # joined file by file, and the wanted speaker need not be in each of them
                 if not error.problems[0].key.startswith("data.transcript."):
@@ -195,7 +220,7 @@ class _Part:
 
     def _converted(
         self, file: int, path: Path | None, options: Mapping[str, Any], ledger: Ledger
-    ) -> Iterator[tuple[int, dict[str, Any]]]:
+    ) -> Iterator[tuple[int, Any]]:
         raw: Iterable[tuple[int, files.RawRow]]
         raw = enumerate(self.opened.hub, 1) if path is None else files.read(path, ledger._watch)
         arrow = path is None or files.suffix(path) == ".parquet"
@@ -226,18 +251,21 @@ def without_nulls(value: Any) -> Any:
     return value
 
 
-def refuse(ledger: Ledger, max_bad_rows: float = 0.0, setting: str = "data.max_bad_rows") -> None:
+def refuse(ledger: Ledger, max_bad_rows: float = 0.0) -> None:
     """As `refuse_share`, for what a ledger counted."""
-    refuse_share(ledger.bad, ledger.read, ledger.bad_rows, max_bad_rows, setting)
+    refuse_share(ledger.bad, ledger.read, ledger.bad_rows, max_bad_rows)
 
 
-def refuse_share(
-    bad: int,
-    read: int,
-    named: Sequence[Sequence[str]],
-    max_bad_rows: float = 0.0,
-    setting: str = "data.max_bad_rows",
-) -> None:
+def enough(bad: int, read: int) -> str:
+    """The `data.max_bad_rows` that lets `bad` of `read` rows pass: their share, rounded up to two digits, such as `0.036`."""
+    share = Fraction(bad, read)
+    step = Fraction(1)
+    while share < 10 * step and step > Fraction(1, 10**12):
+        step /= 10
+    return f"{float(-(-share // step) * step):.12g}"
+
+
+def refuse_share(bad: int, read: int, named: Sequence[Sequence[str]], max_bad_rows: float = 0.0) -> None:
     """Ends in a `UsageError` that names up to 10 bad rows when their share of the rows read is above `max_bad_rows` (0 to 1).
 
     Args:
@@ -245,18 +273,20 @@ def refuse_share(
         read: Rows read, bad ones too.
         named: `(place, why)` of some of the bad rows.
         max_bad_rows: The share that may be bad.
-        setting: What the share is called where it was set.
     """
+    problem = too_many(bad, read, max_bad_rows, min(len(named), SHOWN))
+    if problem is not None:
+        raise UsageError(*(Problem(f"{where}: {why}") for where, why in named[:SHOWN]), problem)
+
+
+def too_many(bad: int, read: int, max_bad_rows: float, shown: int | None = None) -> Problem | None:
+    """What is said of `bad` rows of `read` when their share is above `max_bad_rows`, else None; `shown` of them are named before it."""
     if not bad or bad / read <= max_bad_rows:
-        return
-    shown = named[:SHOWN]
-    more = f", the first {len(shown)} are named" if bad > len(shown) else ""
+        return None
+    more = f", the first {shown} are named" if shown is not None and bad > shown else ""
     allowed = "none may be" if not max_bad_rows else f"{max_bad_rows:.3%} may be"
-    raise UsageError(
-        *(Problem(f"{where}: {why}") for where, why in shown),
-        Problem(
-            f"{bad} of {read} row{'' if read == 1 else 's'} {'is' if bad == 1 else 'are'} bad, and {allowed}{more}",
-            key=setting,
-            hint=f"mend them, or set {setting} to the share that may be left out, such as 0.01",
-        ),
+    return Problem(
+        f"{bad:,} of {read:,} row{'' if read == 1 else 's'} {'is' if bad == 1 else 'are'} bad, and {allowed}{more}",
+        key="data.max_bad_rows",
+        hint=f"mend them, or set data.max_bad_rows to {enough(bad, read)}, which leaves them out",
     )

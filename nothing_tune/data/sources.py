@@ -5,6 +5,7 @@ A source is a file, a folder, a glob or the id of a data set on the hub, as a na
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import os
 import re
@@ -29,7 +30,6 @@ SNIFFED = 1000
 """Rows that are read at most to find `formats.SAMPLE` good ones."""
 SHOWN = 10
 """Bad rows that an error names."""
-REHEARSE = "name a file or folder that exists, or add --with models/nano to rehearse on the recipe's sample"
 
 
 @dataclass(frozen=True)
@@ -155,26 +155,42 @@ def _source(value: Any, settings: Mapping[str, Any], key: str, problems: list[Pr
     name, split = given.get("source"), given.get("split")
     weight, most = given.get("weight"), given.get("max_rows")
     kind, columns = given.get("format"), given.get("columns")
-    for word, bad, wants in (
-        ("source", not isinstance(name, str) or not name.strip(), "a file, folder, glob or hub id"),
-        ("weight", weight is not None and not (_is_number(weight) and 0 < weight < float("inf")), "a number above 0"),
-        ("max_rows", most is not None and not (_is_number(most) and most == int(most) >= 1), "a whole number from 1"),
-        ("format", kind not in (None, "auto", *formats.names()), f"one of auto, {', '.join(formats.names())}"),
+    named = isinstance(name, str) and bool(name.strip())
+    for word, bad, wants, cure in (
+        ("source", not named, "a file, folder, glob or hub id", "give a file, folder, glob or hub id"),
+        (
+            "weight",
+            weight is not None and not (_is_number(weight) and 0 < weight < float("inf")),
+            "a number above 0",
+            "a weight of 2 takes twice the rows of a weight of 1; to use no row of a source, remove the source",
+        ),
+        (
+            "max_rows",
+            most is not None and not (_is_number(most) and most == int(most) >= 1),
+            "a whole number from 1",
+            "remove it to use all rows, or remove the source to use none",
+        ),
+        (
+            "format",
+            kind not in (None, "auto", *formats.names()),
+            f"one of auto, {', '.join(formats.names())}",
+            "auto looks at the rows",
+        ),
         (
             "columns",
             columns is not None and not _is_names(columns),
             "a mapping: the format's column, the file's column",
+            "such as {prompt: question, completion: answer}",
         ),
-        ("split", split is not None and not isinstance(split, str), "text"),
-        ("revision", not isinstance(given.get("revision"), str | None), "text"),
+        ("split", split is not None and not isinstance(split, str), "text", "such as train"),
+        ("revision", not isinstance(given.get("revision"), str | None), "text", "a branch, tag or commit in quotes"),
     ):
         if bad:
             said = (
                 "is missing" if word == "source" and name is None else f"must be {wants}, this is {_told(given[word])}"
             )
-            problems.append(
-                Problem(f"{_lead(key)}`{word}` {said}", _under(key, word), hint="" if name else f"give {wants}")
-            )
+            whose = f" of {name}" if named else ""
+            problems.append(Problem(f"{_lead(key)}`{word}`{whose} {said}", _under(key, word), hint=cure))
     if len(problems) > before or not isinstance(name, str):
         return None
     subset = None
@@ -225,7 +241,9 @@ def _is_names(value: Any) -> bool:
 
 
 def _told(value: Any) -> str:
-    return repr(value) if isinstance(value, str | int | float) else _called(value)
+    if isinstance(value, float):
+        return f"{value:g}"
+    return repr(value) if isinstance(value, str | int) else _called(value)
 
 
 def _called(value: Any) -> str:
@@ -234,19 +252,30 @@ def _called(value: Any) -> str:
 
 
 def identity(source: Source) -> str:
-    """A digest of what a source holds: its files' names (without folders) and bytes, or the hub data set's revision and fingerprint.
+    """A digest of what a source holds: its files' names and bytes, or the hub data set's revision and fingerprint.
+
+    Names are those below the folder that all files share: it may be called otherwise, or lie elsewhere.
 
     Raises:
         UsageError: There is no such source, or it cannot be read.
     """
     whole = hashlib.sha256()
     if is_file(source.name):
-        for path in _found(source, ""):
-            whole.update(f"{path.name}\0{digests.digest(path)}\n".encode())
+        found = _found(source, "")
+        for path, name in zip(found, names_below(found), strict=True):
+            whole.update(f"{name}\0{digests.digest(path)}\n".encode())
     else:
         data = _from_hub(source, "")
         whole.update(f"{source.label}\0{source.revision}\0{data._fingerprint}".encode())
     return whole.hexdigest()
+
+
+def names_below(paths: Sequence[Path]) -> list[str]:
+    """The names of files below the folder that all of them share; they stay when that folder moves."""
+    if not paths:
+        return []
+    shared = os.path.commonpath([path.absolute().parent for path in paths])
+    return [path.absolute().relative_to(shared).as_posix() for path in paths]
 
 
 def open_all(value: Any, settings: Mapping[str, Any] | None = None, key: str = "data.train") -> list[Opened]:
@@ -354,12 +383,19 @@ def _found(source: Source, key: str) -> tuple[Path, ...]:
     found = files.resolve(source.name)
     if found:
         return tuple(found)
-    path = Path(os.path.expanduser(source.name))
-    where = f"looked for {path.absolute()}"
+    raise UsageError(Problem(absent(source.name), key=key, hint="name a file or folder that exists"))
+
+
+def absent(name: str) -> str:
+    """What is told of a file, folder or glob that holds no data: one clause with where it was looked for."""
+    path = Path(os.path.expanduser(name))
     if os.path.isdir(path):
-        where = f"{path.absolute()} holds no file that ends in {', '.join(files.SUFFIXES)}"
-    cure = REHEARSE if key.startswith("data.") else "name a file or folder that exists"
-    raise UsageError(Problem(f"there is no data at {source.name}: {where}", key=key, hint=cure))
+        return f"there is no data at {name}: {path.absolute()} holds no file that ends in {', '.join(files.SUFFIXES)}"
+    if any(c in name for c in "*?["):
+        if next(glob.iglob(str(path), recursive=True), None) is not None:
+            return f"no data file matches {name}: what matches does not end in {', '.join(files.SUFFIXES)}"
+        return f"no file matches {name}: looked for {path.absolute()}"
+    return f"there is no data at {name}: looked for {path.absolute()}"
 
 
 def _from_hub(source: Source, key: str) -> Any:

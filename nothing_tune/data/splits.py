@@ -9,13 +9,19 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from fractions import Fraction
 from typing import Any, Literal
 
 from nothing_tune.data.rows import Row
+from nothing_tune.errors import Problem, UsageError
 
 Side = Literal["train", "eval"]
+
+COLUMNS = 20
+"""Columns that an error names."""
 
 
 @dataclass
@@ -40,8 +46,8 @@ class Splitter:
         share: Share of the rows that is for evaluation, 0 up to but not 1; 0 is none.
         seed: Another seed chooses other rows.
         group_by: Column whose equal values keep rows together: the group is counted instead of its rows, and its first
-            row decides. A row without the column is a group of its own.
-        stratify_by: Column of whose every value the share is held out.
+            row decides. A row without the column (see `lacks`) is a group of its own.
+        stratify_by: Column of whose every value the share is held out; the rows without it are divided as one more value.
     """
 
     def __init__(
@@ -61,10 +67,9 @@ class Splitter:
         """The side of the next row."""
         if not self._share:
             return "train"
-        group = row.value.get(self._group_by) if self._group_by else None
-        if group is None:
+        if self._group_by is None or lacks(row.value, self._group_by):
             return self._decide(row)
-        mark = hashlib.blake2b(_text(group).encode(), digest_size=16).digest()
+        mark = hashlib.blake2b(_text(row.value[self._group_by]).encode(), digest_size=16).digest()
         if mark not in self._groups:
             self._groups[mark] = self._decide(row)
         return self._groups[mark]
@@ -72,7 +77,9 @@ class Splitter:
     def _decide(self, row: Row) -> Side:
         if self._first is None:
             self._first = row.file
-        stratum = _text(row.value.get(self._stratify_by)) if self._stratify_by else ""
+        stratum = ""
+        if self._stratify_by:
+            stratum = _text(None if lacks(row.value, self._stratify_by) else row.value[self._stratify_by])
         run = self._runs.get((row.file, stratum))
         if run is None:
             run = self._runs[row.file, stratum] = self._begin(row, stratum)
@@ -113,6 +120,37 @@ class Splitter:
     def _hash(self, *parts: str) -> int:
         text = "\0".join((str(self._seed), *parts))
         return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
+
+
+def lacks(value: Mapping[str, Any], column: str) -> bool:
+    """Whether a canonical row has no such column, or nothing in it: no value, or the text of an empty cell."""
+    return value.get(column) in (None, "")
+
+
+def check_columns(rows: Sequence[Mapping[str, Any]], group_by: str | None, stratify_by: str | None) -> None:
+    """Refuses columns to split by that no row has.
+
+    Args:
+        rows: Canonical rows that were looked at; without any, nothing is told.
+        group_by: As `Splitter` takes it.
+        stratify_by: As `Splitter` takes it.
+
+    Raises:
+        UsageError: Names the columns that there are. Its problems have the keys `data.group_by` and `data.stratify_by`.
+    """
+    have = list(dict.fromkeys(str(name) for row in rows for name in row))
+    problems = []
+    for key, column in (("data.group_by", group_by), ("data.stratify_by", stratify_by)):
+        if column is None or not rows or not all(lacks(row, column) for row in rows):
+            continue
+        holds = "has anything in" if column in have else "has"
+        shown = ", ".join(have[:COLUMNS]) + (f" and {len(have) - COLUMNS} more" if len(have) > COLUMNS else "")
+        near = get_close_matches(column, [name for name in have if name != column], n=1, cutoff=0.6)
+        cure = f"did you mean {near[0]}? " if near else ""
+        what = f"{key}: no row that was looked at {holds} the column {column!r}"
+        problems.append(Problem(what, key, hint=f"{cure}the columns are {shown}"))
+    if problems:
+        raise UsageError(*problems)
 
 
 def _text(value: Any) -> str:

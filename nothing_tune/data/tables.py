@@ -3,22 +3,33 @@
 from __future__ import annotations
 
 import csv
+import itertools
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from nothing_tune.data import lines
+from nothing_tune.data import encodings, lines
 from nothing_tune.errors import UsageError
 
 
 def rows(handle: IO[bytes], path: Path, comma: str) -> Iterator[tuple[int, dict[str, Any] | str]]:
-    """`(line, row)` of each row as `files.read` gives them; `comma` parts the cells.
+    """`(line, row)` of each row as `files.read` gives them.
+
+    Args:
+        handle: The file, behind its byte-order mark.
+        path: Its name, for errors.
+        comma: What parts the cells by the file's name: a comma or a tab. In a table with commas the header may say
+            otherwise: where it has semicolons, or tabs, and nothing else of these, they part the cells.
 
     Raises:
         UsageError: The header is unusable, or the rows behind a place cannot be told apart.
     """
     csv.field_size_limit(lines.LINE_BYTES)
-    reader = csv.reader(_decoded(handle, path), delimiter=comma, strict=True)
+    text = _decoded(handle, path)
+    if comma == ",":
+        comma, text = _comma(text, path)
+    reader = csv.reader(text, delimiter=comma, strict=True)
     header: list[str] = []
     while True:
         start = reader.line_num + 1
@@ -36,6 +47,29 @@ def rows(handle: IO[bytes], path: Path, comma: str) -> Iterator[tuple[int, dict[
             continue
         wrong = _bad_cells(cells, header)
         yield start, wrong or dict(zip(header, cells, strict=True))
+
+
+_QUOTED = re.compile(r'"[^"]*"')
+_COMMAS = {",": "commas", ";": "semicolons", "\t": "tabs"}
+
+
+def _comma(text: Iterator[str], path: Path) -> tuple[str, Iterator[str]]:
+    """What parts the cells, told from the first line that is not blank, and all lines again."""
+    read = []
+    for line in text:
+        read.append(line)
+        if line.strip():
+            break
+    bare = _QUOTED.sub("", read[-1].strip("\r\n")) if read else ""
+    found = {sign: bare.count(sign) for sign in _COMMAS if sign in bare}
+    most = max(found, key=lambda sign: found[sign], default=",")
+    if len(found) > 1 and (most != "," or "," not in found):
+        told = " and ".join(_COMMAS[sign] for sign in found)
+        raise UsageError(
+            f"{path}:{len(read)}: the header has {told}, and either may part the columns",
+            hint="save it with commas, and names that hold one in quotes",
+        )
+    return (most if len(found) == 1 else ","), itertools.chain(read, text)
 
 
 def _decoded(handle: IO[bytes], path: Path) -> Iterator[str]:
@@ -72,18 +106,16 @@ def _header(cells: list[str], path: Path, line: int, comma: str) -> list[str]:
     names = [cell.strip() for cell in cells]
     for number, name in enumerate(names, 1):
         if _is_torn(name):
-            raise UsageError(f"{path}:{line}: the header is not UTF-8", hint=lines.iconv(path, "ISO-8859-1"))
+            encodings.refuse(path, line, header=True)
         if not name:
             raise UsageError(
                 f"{path}:{line}: column {number} has no name", hint="the first line of a table names its columns"
             )
         if names.index(name) + 1 < number:
             raise UsageError(f"{path}:{line}: two columns are called `{name}`", hint="give each column its own name")
-    for other, called in ((";", "semicolons"), ("\t", "tabs"), (",", "commas")):
-        if len(names) == 1 and other != comma and other in names[0]:
-            cure = "let its name end in .tsv" if other == "\t" else "save it with commas"
-            cure = "let its name end in .csv" if comma == "\t" and other == "," else cure
-            raise UsageError(f"{path}:{line}: the columns are separated by {called}", hint=cure)
+    for other, called in ((";", "semicolons"), (",", "commas")):
+        if len(names) == 1 and comma == "\t" and other in names[0]:
+            raise UsageError(f"{path}:{line}: the columns are separated by {called}", hint="let its name end in .csv")
     return names
 
 

@@ -6,6 +6,7 @@ gives the same numbers to the last bit: the model is loaded first and the traine
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import torch
 from nothing_tune.data.hub import hub_problem
 from nothing_tune.errors import PlanError, Problem, RunError, UsageError
 from nothing_tune.plan.model import Plan
+from nothing_tune.plan.rehearsal import rehearsable
 
 NEEDS_DATA = ("corda", "eva", "lora_ga")
 """LoRA initialisations that PEFT computes from batches of data beforehand; without that step it trains something else."""
@@ -31,7 +33,7 @@ def tokenizer(plan: Plan) -> Any:
             name, revision=_revision(plan), trust_remote_code=bool(plan.model.get("trust_remote_code"))
         )
     except Exception as error:
-        raise UsageError(hub_problem(error, name, "model.name_or_path")) from error
+        raise _absent(plan, hub_problem(error, name, "model.name_or_path")) from error
 
 
 def model_name(plan: Plan) -> str:
@@ -51,14 +53,24 @@ def model_name(plan: Plan) -> str:
             )
         return str(path)
     if name.startswith((".", "/", "~")) or name.count("/") > 1:
-        raise UsageError(
+        raise _absent(
+            plan,
             Problem(
                 f"there is no model at {name}: looked for {path.absolute()}",
                 key="model.name_or_path",
-                hint="name a folder that exists or a hub id, or add --with models/nano to rehearse the recipe",
-            )
+                hint="name a folder that exists or a hub id",
+            ),
         )
     return name
+
+
+def _absent(plan: Plan, problem: Problem) -> UsageError:
+    """A model that cannot be had; where the recipe brings a sample, the hint offers the model that ships."""
+    if not rehearsable(plan.values):
+        return UsageError(problem)
+    return UsageError(
+        replace(problem, hint=f"{problem.hint}; or add --with models/nano to rehearse the recipe without it")
+    )
 
 
 def model(plan: Plan) -> Any:
@@ -92,7 +104,7 @@ def model(plan: Plan) -> Any:
     try:
         loaded = create_model_from_path(name, **kwargs)
     except (OSError, ConnectionError) as error:
-        raise UsageError(hub_problem(error, name, "model.name_or_path")) from error
+        raise _absent(plan, hub_problem(error, name, "model.name_or_path")) from error
     got = loaded.get_input_embeddings().weight.dtype
     if got != dtype:
         raise RunError(f"the model was to be loaded as {dtype} but came as {got}")

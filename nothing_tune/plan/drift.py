@@ -31,7 +31,8 @@ FREE = (
 )  # fmt: skip
 """Keys that may change when a run continues: they touch no weight and do not decide what is handed over. With a dot or an
 underscore at the end: all keys that begin so."""
-EXTEND_ONLY = ("training.num_train_epochs", "training.max_steps")
+EPOCHS, STEPS = "training.num_train_epochs", "training.max_steps"
+EXTEND_ONLY = (EPOCHS, STEPS)
 """Keys that may grow when a run continues."""
 
 
@@ -110,9 +111,31 @@ def is_free(key: str) -> bool:
     return key in FREE or key.startswith(tuple(name for name in FREE if name[-1] in "._"))
 
 
-def told(found: Iterable[Change]) -> list[str]:
-    """One line for each change that may be made, for people; of a GPU's facts its name alone."""
-    return [str(c) for c in found if c.kind != "frozen" and (not c.key.startswith("gpu.") or c.key == "gpu.name")]
+def told(found: Iterable[Change], max_steps: int = 0) -> list[str]:
+    """One line for each change that may be made, for people; of a GPU's facts its name alone.
+
+    Args:
+        found: The changes.
+        max_steps: The run's training.max_steps as it will be; above 0 it decides when the run ends, whatever the epochs are.
+    """
+    return [
+        f"{c.key}: {shown(c.before)} -> {shown(c.after)}; it changes nothing: training.max_steps, {max_steps}, decides"
+        if c.key == EPOCHS and max_steps > 0
+        else str(c)
+        for c in found
+        if c.kind != "frozen" and (not c.key.startswith("gpu.") or c.key == "gpu.name")
+    ]
+
+
+def max_steps(values: dict[str, Any]) -> int:
+    """The training.max_steps of a plan's `values`; 0 where the epochs decide when a run ends."""
+    return max(int(lookup(values, STEPS) or 0), 0)
+
+
+def grown(old: dict[str, Any], new: dict[str, Any]) -> bool:
+    """Whether a plan with the values `new` trains longer than one with `old`: more steps where they decide, else more epochs."""
+    key = STEPS if max_steps(new) else EPOCHS
+    return (lookup(new, key) or 0) > (lookup(old, key) or 0)
 
 
 def refusals(found: Iterable[Change], run_id: str = "RUN_ID") -> list[Problem]:

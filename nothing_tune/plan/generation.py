@@ -44,7 +44,7 @@ def generation(recipe: Recipe) -> Generation:
             Problem(
                 f"recipe {recipe.name} says nothing about making rows: it has no section generate",
                 key="generate",
-                hint="tune data generate marco --dry-run shows one that has; docs/generate.md explains the section",
+                hint="tune show-config marco shows one that has; docs/generate.md explains the section",
             )
         )
     filled = _filled(SECTIONS["generate"], written)

@@ -15,6 +15,7 @@ from nothing_tune.recipe.library import LAYER_KINDS, find_layer, find_named, lab
 from nothing_tune.recipe.model import Layer, lookup
 from nothing_tune.recipe.reader import read_file, read_value
 from nothing_tune.recipe.schema import PROMPTS, SOURCES
+from nothing_tune.recipe.sources import one_source, several_sources
 
 GRAMMAR = ("layers", "replace", "gpus", "scenarios")
 """Keys that steer the merge and are no values of the recipe."""
@@ -22,6 +23,7 @@ PATH_KEYS = (
     *SOURCES,
     "data.sample.train",
     "data.sample.eval",
+    "data.sample.prompts",
     "data.chat_template",
     "model.name_or_path",
     PROMPTS,
@@ -277,8 +279,13 @@ def _command_line(overrides: Sequence[str], unset: Sequence[str]) -> Layer | Non
             continue
         node = values
         source = ".".join(parts[:-1])
-        if source in (*SOURCES, PROMPTS) and (whole := one_source(lookup(values, source))):
-            values[parts[0]][parts[1]] = whole
+        if source in (*SOURCES, PROMPTS):
+            named = lookup(values, source)
+            if whole := one_source(named):
+                values[parts[0]][parts[1]] = whole
+            elif isinstance(named, list) and len(named) > 1:
+                problems.append(several_sources(source, len(named), {parts[-1]: value}))
+                continue
         for part in parts[:-1]:
             below = node.setdefault(part, {})
             if not isinstance(below, dict):
@@ -288,7 +295,9 @@ def _command_line(overrides: Sequence[str], unset: Sequence[str]) -> Layer | Non
                 break
             node = below
         else:
-            node[parts[-1]] = value
+            more = node.get(parts[-1])
+            short = one_source(value) if key.strip() in (*SOURCES, PROMPTS) and isinstance(more, dict) else None
+            node[parts[-1]] = {**short, **more} if short and more else value
     if problems:
         raise RecipeError(*problems)
     _resolve_paths(values, None)

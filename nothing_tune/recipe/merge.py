@@ -13,6 +13,7 @@ from nothing_tune.errors import Place, Problem, RecipeError
 from nothing_tune.recipe import checks
 from nothing_tune.recipe.model import Layer, Origin, leaves, lookup
 from nothing_tune.recipe.schema import NULLABLE, PROMPTS, SOURCES
+from nothing_tune.recipe.sources import one_source, several_sources
 from nothing_tune.recipe.values import told
 
 _ENV = re.compile(r"\$\{oc\.env:([^{}]*)\}")
@@ -132,7 +133,8 @@ def _start_sources(
         if not isinstance(given, dict) or "source" in given:
             there[name] = None
             continue
-        before = OmegaConf.to_container(there, resolve=False)[name]  # type: ignore[call-overload]
+        section_now: Any = OmegaConf.to_container(there, resolve=False)
+        before = section_now[name]
         if isinstance(before, list) and len(before) > 1:
             problems.append(several_sources(key, len(before), given, layer.value_places.get(key), by))
         elif whole := one_source(before):
@@ -141,33 +143,6 @@ def _start_sources(
                 origin = origins.pop(key)
                 origins.update({f"{key}.{inner}": replace(origin, value=value) for inner, value in whole.items()})
     return problems
-
-
-def one_source(value: Any) -> dict[str, Any] | None:
-    """The mapping that a text, or a list of one source, says in short; None for what is something else."""
-    if isinstance(value, list) and len(value) == 1:
-        value = value[0]
-    if isinstance(value, str) and value:
-        return {"source": value}
-    return value if isinstance(value, dict) and "source" in value else None
-
-
-def several_sources(key: str, count: int, given: dict[str, Any], place: Place | None, by: str) -> Problem:
-    """What is wrong with settings of one source where a layer below names `count` of them, and how to say it."""
-    names = " and ".join(given)
-    also = f", or data.max_samples={given['max_rows']} for all together" if _all_rows(key, given) else ""
-    example = ", ".join(f"{inner}: {value}" for inner, value in given.items())
-    return Problem(
-        f"{key} names {count} sources, and {names} {'is' if len(given) == 1 else 'are'} of one of them",
-        key,
-        place,
-        by,
-        f"write the whole list, {names} with the source that it is of: {key}=[{{source: FILE, {example}}}, FILE]{also}",
-    )
-
-
-def _all_rows(key: str, given: dict[str, Any]) -> bool:
-    return key == "data.train" and list(given) == ["max_rows"]
 
 
 def _inside(layer: Layer, key: str, value: Any) -> dict[str, Place]:

@@ -137,7 +137,7 @@ SECTIONS: dict[str, dict[str, Field]] = {
         ),
         "eval": Field(
             ("float", "str", "dict", "list[source]", "null"),
-            "Held-out rows: a share of the training rows (0 to 1), sources of their own as in train, or null for none.",
+            "Held-out rows: a share of each training source (0 to 1), before weights; sources as in train; or null for none.",
             0.1,
             fields=SOURCE,
         ),
@@ -147,6 +147,7 @@ SECTIONS: dict[str, dict[str, Field]] = {
             fields={
                 "train": Field(TEXT, "File of training rows."),
                 "eval": Field(("float", "str", "null"), "Held-out rows: a file, or a share of the training rows."),
+                "prompts": Field(TEXT, "File of prompts, for a rehearsal of `tune data generate`."),
             },
         ),
         "format": Field(STR, "What rows look like; auto looks at them.", "auto", FORMATS),

@@ -2,7 +2,7 @@
 
 from nothing_tune.run.control import alive, holder, interrupt, start, stop
 from nothing_tune.run.fork import Fork, fork
-from nothing_tune.run.missing import missing, untracked
+from nothing_tune.run.missing import missing, no_prompts, untracked
 from nothing_tune.run.prepare import compose, prepare
 from nothing_tune.run.resume import resume
 from nothing_tune.run.verify import Report, verify
@@ -16,6 +16,7 @@ __all__ = [
     "holder",
     "interrupt",
     "missing",
+    "no_prompts",
     "prepare",
     "resume",
     "start",

@@ -13,6 +13,7 @@ from pathlib import Path
 from nothing_tune.data import files, sources
 from nothing_tune.errors import Problem
 from nothing_tune.plan import Plan
+from nothing_tune.plan.rehearsal import rehearsable
 from nothing_tune.recipe import library
 from nothing_tune.recipe.model import Recipe, lookup, origin_of
 
@@ -27,6 +28,27 @@ def missing(recipe: Recipe, plan: Plan) -> list[Problem]:
         *_model_problems(recipe, plan),
         *_package_problems(recipe, plan),
     ]
+
+
+def no_prompts(recipe: Recipe) -> list[Problem]:
+    """The files of `generate.prompts` that are not there; the hint names the sample of prompts where the recipe brings one."""
+    key, value = "generate.prompts", lookup(recipe.values, "generate.prompts")
+    origin = origin_of(recipe.origins, key)
+    place, layer = (origin.place, str(origin)) if origin else (None, "")
+    sample = lookup(recipe.values, "data.sample.prompts")
+    again = f"tune data generate {_called(recipe)} {key}="
+    cure = f"; to rehearse on its sample: {again}{_in_library(sample)}" if sample and files.resolve(sample) else ""
+    return [
+        Problem(f"{key}: there is no file {name}", key, place, layer, f"put the file there, or give {key}=FILE{cure}")
+        for name in (source.name for source in sources.parse(value, {}, key))
+        if "${oc.env:" not in name and sources.is_file(name) and not files.resolve(name)
+    ]
+
+
+def _in_library(path: str) -> str:
+    """A path as the command line takes it in any folder: relative to the library where it lies there."""
+    root = library.library_root()
+    return Path(path).relative_to(root).as_posix() if Path(path).is_relative_to(root) else library.shown(Path(path))
 
 
 def untracked(plan: Plan) -> list[Problem]:
@@ -45,8 +67,12 @@ def named(plan: Plan, key: str) -> tuple[sources.Source, ...]:
     return sources.parse(value, plan.data) if isinstance(value, str | dict | list) and value else ()
 
 
-def _rehearse(recipe: Recipe) -> str:
-    return f"tune train {_called(recipe)} --with models/nano"
+def _rehearse(recipe: Recipe, plan: Plan, how: str) -> str:
+    """`; to rehearse: tune train RECIPE --with models/nano`, `how` in place of the colon's words; empty where it would not work."""
+    sample = lookup(plan.values, "data.sample.train")
+    if not rehearsable(plan.values) or not (sources.is_file(sample) and files.resolve(sample)):
+        return ""
+    return f"; to rehearse{how}: tune train {_called(recipe)} --with models/nano"
 
 
 def _called(recipe: Recipe) -> str:
@@ -55,8 +81,7 @@ def _called(recipe: Recipe) -> str:
 
 def _data_problems(recipe: Recipe, plan: Plan) -> list[Problem]:
     out = []
-    has_sample = lookup(plan.values, "data.sample.train") is not None
-    cure = f"; to rehearse on its sample: {_rehearse(recipe)}" if has_sample else ""
+    cure = _rehearse(recipe, plan, " on its sample")
     for key in ("train", "eval"):
         origin = origin_of(recipe.origins, f"data.{key}")
         place, layer = (origin.place, str(origin)) if origin else (None, "")
@@ -79,6 +104,8 @@ def _data_problems(recipe: Recipe, plan: Plan) -> list[Problem]:
             where = " and ".join(dict.fromkeys(library.shown(p) for p in looked))
             what = f"data.{key}: there is no file {source}: looked for {where}"
             hint = _nearby(path, source, key)
+            if any(c in source for c in "*?["):
+                what = f"data.{key}: no data file matches {source}: looked for {where}"
             if path.is_dir():
                 what = f"data.{key}: the folder {library.shown(path)} holds no data file"
                 hint = f"data files end in {', '.join(files.SUFFIXES)}"
@@ -120,7 +147,7 @@ def _model_problems(recipe: Recipe, plan: Plan) -> list[Problem]:
     if "${oc.env:" in name or Path(name).is_dir():
         return []
     if name.startswith((".", "/", "~")) or name.count("/") != 1:
-        near = f"; to rehearse: {_rehearse(recipe)}" if lookup(plan.values, "data.sample.train") else ""
+        near = _rehearse(recipe, plan, "")
         return [
             Problem(
                 f"{key}: there is no model folder {name}",
@@ -133,7 +160,7 @@ def _model_problems(recipe: Recipe, plan: Plan) -> list[Problem]:
     if lookup(plan.values, "model.gated") and not _cached(name) and not _hub_token():
         what = f"{key}: {name} is gated, and there is no Hugging Face token"
         cure = f"accept its licence at huggingface.co/{name}, then `hf auth login` or set HF_TOKEN"
-        near = f"; to rehearse without it: {_rehearse(recipe)}" if lookup(plan.values, "data.sample.train") else ""
+        near = _rehearse(recipe, plan, " without it")
         return [Problem(what, key, place, layer, f"{cure}{near}")]
     return []
 

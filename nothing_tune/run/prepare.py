@@ -16,11 +16,11 @@ from nothing_tune import __version__
 from nothing_tune.artifacts import RUN_ID, Run, attempts, checkpoint, create_run, new_run_id, write_json
 from nothing_tune.data import sources
 from nothing_tune.errors import UsageError
-from nothing_tune.plan import Plan
+from nothing_tune.plan import Plan, drift
 from nothing_tune.recipe import library
 from nothing_tune.recipe.model import Recipe
 from nothing_tune.run.missing import missing, named
-from nothing_tune.run.resume import change, fingerprint, grown, refuse_changes, write_recipe
+from nothing_tune.run.resume import change, fingerprint, refuse_changes, write_recipe
 
 
 def prepare(
@@ -51,7 +51,7 @@ def prepare(
     if name and continue_ and RUN_ID.fullmatch(name) and (root / name / "plan.json").is_file():
         run = Run(root / name)
         found = refuse_changes(run, plan)
-        longer = grown(Plan.from_json(run.plan()), plan)
+        longer = drift.grown(Plan.from_json(run.plan()).values, plan.values)
         if found:
             change(run, recipe, plan, found, say)
         if longer:

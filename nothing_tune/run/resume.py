@@ -14,7 +14,7 @@ from nothing_tune.data import files, sources
 from nothing_tune.errors import ResumeRefused, UsageError
 from nothing_tune.plan import Plan, drift, make_plan
 from nothing_tune.recipe import library, load_recipe, merge
-from nothing_tune.recipe.model import Recipe, lookup
+from nothing_tune.recipe.model import Recipe
 from nothing_tune.run.control import refuse_held
 
 
@@ -35,13 +35,14 @@ def resume(run: Run, overrides: Sequence[str] = (), say: Callable[[str], None] =
         recipe = load_recipe(run.path / "recipe.yaml", overrides=overrides)
         plan = make_plan(recipe)
         found = refuse_changes(run, plan)
-        longer = grown(Plan.from_json(run.plan()), plan)
+        longer = drift.grown(Plan.from_json(run.plan()).values, plan.values)
     else:
         recipe, plan, longer, found = None, None, False, []
     if run.state() == "done" and not longer:
+        limit = drift.max_steps(run.plan()["values"])
+        key = f"{drift.STEPS}=N; it is {limit} and decides, not the epochs" if limit else f"{drift.EPOCHS}=N"
         raise UsageError(
-            f"run {run.id} is done: there is nothing to resume",
-            hint=f"to train on: tune resume {run.id} training.num_train_epochs=N",
+            f"run {run.id} is done: there is nothing to resume", hint=f"to train on: tune resume {run.id} {key}"
         )
     if recipe and plan and found:
         change(run, recipe, plan, found, say)
@@ -51,7 +52,7 @@ def resume(run: Run, overrides: Sequence[str] = (), say: Callable[[str], None] =
 def change(run: Run, recipe: Recipe, plan: Plan, found: list[drift.Change], say: Callable[[str], None]) -> None:
     """Writes a run's changed settings and says them. `Busy` while a process works with the old ones."""
     refuse_held(run)
-    for line in drift.told(found):
+    for line in drift.told(found, drift.max_steps(plan.values)):
         say(line)
     moved = [source.name for c in found if c.key in drift.BY_CONTENT for source in _sources(c.after)]
     if moved:
@@ -59,11 +60,6 @@ def change(run: Run, recipe: Recipe, plan: Plan, found: list[drift.Change], say:
         data = {**(known.get("data") or {}), **{source: fingerprint(source) for source in moved}}
         write_json(run.path / "lock.json", {**known, "data": data})
     write_recipe(run, recipe, plan.of_version(int(run.plan().get("version", 1))))
-
-
-def grown(old: Plan, new: Plan) -> bool:
-    """Whether `new` trains longer than `old`."""
-    return any((lookup(new.values, k) or 0) > (lookup(old.values, k) or 0) for k in drift.EXTEND_ONLY)
 
 
 def refuse_changes(run: Run, plan: Plan) -> list[drift.Change]:

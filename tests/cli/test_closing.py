@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -25,6 +26,21 @@ def test_the_last_step_that_was_seen_counts(tune: Callable[..., Any], demo: Any)
     demo.status("failed", step=76, total_steps=120)
     assert "\nfailed  76 steps\n" in tune("watch", ID).out
     assert "\nfailed  76 steps\n" in tune("runs", "show", ID).out
+
+
+def test_the_newest_checkpoint_counts_where_the_status_is_older(tune: Callable[..., Any], demo: Any) -> None:
+    """status.json is written every few seconds: what was killed between has gone on to its checkpoints."""
+    for step in (4, 6):
+        commit(demo, step)
+    (demo.run.checkpoints / "checkpoint-8").mkdir()
+    demo.log(2, 1.5)
+    demo.status("running", step=2, total_steps=60, heartbeat=time.time() - 3600)
+    assert tune("runs", "--json").json()[0]["step"] == 6
+    assert " lost   6/60 " in tune("runs").out
+    assert "\nlost  6 steps\n" in tune("runs", "show", ID).out
+    assert tune("watch", ID).err.startswith(f"error: the engine of run {ID} ended without a word, at step 6\n")
+    demo.result("failed", 65, step=2, error={"problems": [{"what": "other rows"}]})
+    assert "\nfailed: it was not continued and is as it was, at step 6\n" in tune("watch", ID).out
 
 
 def test_a_refused_resume_leaves_the_run_as_it_was(tune: Callable[..., Any], demo: Any) -> None:

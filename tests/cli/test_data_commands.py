@@ -38,7 +38,7 @@ def test_convert(tune: Callable[..., Any], tmp_path: Path) -> None:
     assert said.err == (
         "error: alpaca.json, row 2: there is no `output`\n"
         "error: 1 of 2 rows is bad, and none may be\n"
-        "  hint: mend them, or set --max-bad-rows to the share that may be left out, such as 0.01\n"
+        "  hint: mend them, or give --max-bad-rows 0.5, which leaves them out\n"
     )
     assert list(Path("out").iterdir()) == []
     said = tune("data", "convert", "alpaca.json", "--to", "out/rows.jsonl", "--max-bad-rows", "0.5")
@@ -121,8 +121,8 @@ def test_split_refuses(tune: Callable[..., Any]) -> None:
         (("one.jsonl",), "where to? --to is missing", "tune data split rows.jsonl --to parts"),
         (
             ("two.jsonl", "--stratify-by", "level", "--to", "p"),
-            "no row has a column 'level'",
-            "--stratify-by names a column of plain values",
+            "--stratify-by: no row that was looked at has the column 'level'",
+            "the columns are author, prompt, completion",
         ),
     ]
     for words, what, hint in cases:
@@ -179,7 +179,7 @@ def test_mix(tune: Callable[..., Any]) -> None:
     assert said.code == 0, said.err
     assert said.out.splitlines()[2:4] == [
         "mixed     a.jsonl: 30 of 100 rows, 75.0% (weight 3)",
-        "mixed     b.jsonl: 10 of 20 rows, 25.0% (weight 1, at most 10)",
+        "mixed     b.jsonl: 10 rows, 25.0% (weight 1, at most 10)",
     ]
     found = [row["prompt"].split()[1] for row in values("mixed.jsonl")]
     assert (found.count("a.jsonl"), found.count("b.jsonl")) == (30, 10)
@@ -187,7 +187,7 @@ def test_mix(tune: Callable[..., Any]) -> None:
     made = tune("data", "mix", "a.jsonl", "b.jsonl:5", "--to", "all.jsonl", "--json").json()
     assert made["mixture"] == [
         {"name": "a.jsonl", "rows": 100, "used": 100},
-        {"name": "b.jsonl", "rows": 20, "used": 5},
+        {"name": "b.jsonl", "rows": 5, "used": 5},
     ]
     assert [s["bad"] for s in made["sources"]] == [0, 0]
     assert len({row["prompt"] for row in values("all.jsonl")}) == 105
@@ -196,9 +196,74 @@ def test_mix(tune: Callable[..., Any]) -> None:
     Path("t.jsonl").write_text('{"text": "x"}\n')
     said = tune("data", "mix", "a.jsonl", "t.jsonl", "--to", "no.jsonl")
     assert said.err == (
-        "error: the sources give rows of different kinds: a.jsonl gives prompt-completion, t.jsonl gives text\n"
-        "  hint: convert them one by one\n"
+        "error: rows of text cannot stand with others in one file: a.jsonl gives prompt-completion, t.jsonl gives text\n"
+        "  hint: to train on all of them, name them as a list in a recipe's data.train\n"
     )
+    said = tune("data", "mix", "a.jsonl=0", "b.jsonl=1", "--to", "no.jsonl")
+    assert said.err == (
+        "error: `weight` of a.jsonl must be a number above 0, this is 0\n  hint: a weight of 2 takes twice the rows of a "
+        "weight of 1; to use no row of a source, remove the source\n"
+    )
+
+
+def test_prompts_become_conversations_beside_conversations(tune: Callable[..., Any]) -> None:
+    pairs("a.jsonl", 1, level=lambda _: "A1")
+    turns = [
+        {"role": "user", "content": "x"},
+        {"role": "assistant", "content": "y"},
+        {"role": "user", "content": "z"},
+        {"role": "assistant", "content": "w"},
+    ]
+    Path("b.jsonl").write_text(json.dumps({"messages": turns}) + "\n")
+    Path("c.jsonl").write_text(json.dumps({"prompt": turns[:3], "completion": turns[3:]}) + "\n")
+    said = tune("data", "mix", "a.jsonl", "b.jsonl", "c.jsonl", "--to", "all.jsonl")
+    assert said.code == 0, said.err
+    asked = [{"role": "user", "content": "q a.jsonl 0"}, {"role": "assistant", "content": "a 0"}]
+    unlearned = [turns[0], {**turns[1], "weight": 0}, *turns[2:]]
+    assert values("all.jsonl") == [{"messages": asked, "level": "A1"}, {"messages": turns}, {"messages": unlearned}]
+    Path("d.jsonl").write_text(json.dumps({"messages": asked}) + "\n")
+    said = tune("data", "dedupe", "a.jsonl", "--against", "d.jsonl", "--to", "none.jsonl")
+    assert "removed   0 duplicates, 1 row of the other source\n" in said.out
+
+
+def test_settings_of_recipes_are_told_as_options(tune: Callable[..., Any]) -> None:
+    Path("pref.jsonl").write_text('{"prompt": "a", "chosen": "b", "rejected": "c"}\n')
+    Path("qa.jsonl").write_text('{"question": "a", "answer": "b"}\n')
+    Path("log.csv").write_text("speaker,line\nBEN,zero\nANNA,one\nBEN,two\n")
+    cases = [
+        (("pref.jsonl",), "to train on the chosen answers, give --columns completion=chosen and --format prompt-completion"),
+        (("log.csv",), "give --speaker one of those who speak: BEN (2 lines), ANNA (1 line)"),
+        (("log.csv", "--turns", "0"), "one turn asks and one answers: --turns 2 makes pairs, 8 is the default"),
+        (("qa.jsonl", "data.columns={prompt: question, completion: answer}"),
+         "here it is --columns prompt=question --columns completion=answer"),
+        (("qa.jsonl", "data.max_bad_rows=0.1"), "here it is --max-bad-rows 0.1"),
+        (("qa.jsonl", "data.dedupe=none"),
+         "here there are options: --format, --columns, --speaker, --turns, --max-bad-rows"),
+    ]  # fmt: skip
+    for command in ("convert", "split", "dedupe", "mix"):
+        for words, hint in cases if command == "convert" else cases[:2]:
+            said = tune("data", command, *words, "--to", "new" if command == "split" else "new.jsonl")
+            assert (said.code, said.err.splitlines()[-1]) == (2, f"  hint: {hint}"), (command, words)
+    assert "perhaps --columns prompt=question --columns completion=answer; rows" in tune(
+        "data", "convert", "qa.jsonl", "--to", "new.jsonl"
+    ).err  # fmt: skip
+    said = tune("data", "convert", "qa.jsonl", "data.format=text", "--to", "new.jsonl")
+    assert said.err == "error: data.format=text is an override of recipes\n  hint: here it is --format text\n"
+    said = tune("data", "convert", "log.csv", "--speaker", "BEN", "--to", "new.jsonl")
+    assert said.out.splitlines()[1] == "left out  1 row: the speaker's line opens the conversation"
+
+
+def test_split_tells_what_was_not_asked_for(tune: Callable[..., Any]) -> None:
+    pairs("rows.jsonl", 20, author=lambda n: "" if n < 3 else "ab"[n % 2])
+    said = tune("data", "split", "rows.jsonl", "--eval", "0.01", "--group-by", "author", "--to", "p")
+    held = len(values("p/eval.jsonl")) / 20
+    lines = said.out.splitlines()
+    assert lines[-3] == "          3 rows have no author: each is a group by itself"
+    told = [f"held out  {held * 100:.3g}% of the rows, and 1% was asked for: rows with the same author stay together"]
+    assert lines[1:-3] == told
+    made = tune("data", "split", "rows.jsonl", "--stratify-by", "author", "--to", "q", "--json").json()
+    assert (made["lacking"], set(made["strata"])) == ({"author": 3}, {"-", "a", "b"})
+    assert made["held_out"] == len(values("q/eval.jsonl")) / 20
 
 
 def test_words_of_mix() -> None:

@@ -16,6 +16,8 @@ from nothing_tune.cli import app
 
 TABLE: list[tuple[str, str]] = [
     ("trian", "error: no such command: trian\n  hint: did you mean train?\n"),
+    ("inspect rows.jsonl", "error: no such command: inspect\n  hint: did you mean tune data inspect?\n"),
+    ("genrate marco", "error: no such command: genrate\n  hint: did you mean tune data generate?\n"),
     ("zzz", "error: no such command: zzz\n  hint: tune --help lists the commands\n"),
     ("--bogus", "error: no such option: --bogus\n  hint: `tune --help` shows how it is used\n"),
     (
@@ -141,7 +143,7 @@ def test_colours(tune: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_one_except() -> None:
-    """The whole box catches `TuneError` in one place."""
+    """The whole box catches `TuneError` in one place; another rewords usage errors, and raises them on."""
     from nothing_tune import errors
 
     known = {name for name in vars(errors) if isinstance(vars(errors)[name], type) and name != "Problem"}
@@ -153,7 +155,7 @@ def test_one_except() -> None:
                 caught = {n.id for n in ast.walk(node.type) if isinstance(n, ast.Name)}
                 if caught & known:
                     found.append((path.name, sorted(caught & known)))
-    assert found == [("console.py", ["TuneError"])]
+    assert found == [("console.py", ["TuneError"]), ("reading.py", ["UsageError"])]
     assert len(files) > 30
 
 

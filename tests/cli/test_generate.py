@@ -68,6 +68,14 @@ def test_a_dry_run_says_what_would_be_asked_and_makes_nothing(
     assert sorted(p.name for p in tmp_path.iterdir()) == before
 
 
+def test_the_sample_that_ships_is_named_where_there_are_no_prompts_yet(tune: Callable[..., Output]) -> None:
+    said = tune("data", "generate", "marco", "--dry-run")
+    assert said.code == 2
+    command = said.err.strip().rsplit("to rehearse on its sample: tune ", 1)[1]
+    again = tune(*command.split(), "--dry-run", "--json")
+    assert (again.code, again.json()["asked"]) == (0, 34)
+
+
 def test_what_is_refused_before_anything_is_asked(recipe: str, tune: Callable[..., Output], tmp_path: Path) -> None:
     circular = tune("data", "generate", recipe, "model.name_or_path=Qwen/Qwen2.5-7B", "--json")
     assert circular.code == 2
@@ -80,7 +88,7 @@ def test_what_is_refused_before_anything_is_asked(recipe: str, tune: Callable[..
     assert none.code == 2
     assert none.err.splitlines() == [
         "error: recipe teacher says nothing about making rows: it has no section generate",
-        "  hint: tune data generate marco --dry-run shows one that has; docs/generate.md explains the section",
+        "  hint: tune show-config marco shows one that has; docs/generate.md explains the section",
     ]
     unnamed = tune("data", "generate")
     assert (unnamed.code, unnamed.err.splitlines()[0]) == (2, "error: which recipe? none is named")

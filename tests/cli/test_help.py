@@ -14,7 +14,20 @@ from nothing_tune.cli.app import COMMANDS, build
 from nothing_tune.cli.help import EXIT_CODES
 from nothing_tune.errors import TuneError
 
-PARTS = {"__init__", "app", "console", "help", "jobs", "live", "options", "origins", "typed", "view", "yaml_text"}
+PARTS = {
+    "__init__",
+    "app",
+    "console",
+    "help",
+    "jobs",
+    "live",
+    "notices",
+    "options",
+    "origins",
+    "typed",
+    "view",
+    "yaml_text",
+}
 """Modules of the box that are no commands."""
 
 PROGRAM = """\

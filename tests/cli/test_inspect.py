@@ -84,7 +84,7 @@ REPORT: dict[str, Any] = {
         {**SOURCE, "name": "more.csv", "format": "alpaca", "read": 250, "bad": 0, "rows": 250, "used": 185, "weight": 0.5},
     ],
     "bad_rows": {
-        "count": 3,
+        "read": 1050, "count": 3,
         "share": 0.0029,
         "examples": [["data/a.jsonl:9", "message 2 has no `role`"], ["data/a.jsonl:10", "not valid JSON"]],
     },
@@ -113,7 +113,7 @@ REPORT: dict[str, Any] = {
          "key": "data.dedupe", "rows": ["data/a.jsonl:77 = data/a.jsonl:3"]},
     ],
 }  # fmt: skip
-NONE = {"count": 0, "share": 0.0, "examples": []}
+NONE = {"read": 0, "count": 0, "share": 0.0, "examples": []}
 ERROR = {"severity": "error", "what": "the end of the turn is never learned", "hint": "mend it", "key": "", "rows": []}
 
 
@@ -281,7 +281,7 @@ def jobs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
 @pytest.fixture
 def file(tmp_path: Path) -> str:
     (tmp_path / "data").mkdir()
-    (tmp_path / "data" / "a.jsonl").write_text("{}\n", encoding="utf-8")
+    (tmp_path / "data" / "a.jsonl").write_text('{"text": "a"}\n', encoding="utf-8")
     return "data/a.jsonl"
 
 
@@ -337,7 +337,7 @@ def test_an_error_leaves_with_2(tune: Callable[..., Any], jobs: Any, file: str) 
 
 def test_too_many_bad_rows_are_an_error_of_the_report(tune: Callable[..., Any], jobs: Any, file: str) -> None:
     """They do not hide what else is to be seen, as they do when a training is refused."""
-    bad = {"count": 3, "share": 3 / 1050, "examples": [["data/a.jsonl:9", "not JSON"]]}
+    bad = {"read": 1050, "count": 3, "share": 3 / 1050, "examples": [["data/a.jsonl:9", "not JSON"]]}
     finding = {"severity": "warning", "what": "3 rows", "hint": "", "key": "data.max_bad_rows", "rows": []}
     said = {
         "0": "error: 3 of 1,050 rows are bad, and none may be\n",
@@ -431,15 +431,20 @@ def test_ctrl_c(jobs: Any, file: str, tune: Callable[..., Any]) -> None:
     jobs(wait=True)
 
     def press() -> None:
-        while not (jobs.processes and Path("asked").exists()):
+        latest = time.monotonic() + 30
+        while time.monotonic() < latest and not over.is_set():
+            if jobs.processes and Path("asked").exists():
+                os.kill(os.getpid(), signal.SIGINT)
+                return
             time.sleep(0.01)
-        os.kill(os.getpid(), signal.SIGINT)
 
+    over = threading.Event()
     thread = threading.Thread(target=press)
     thread.start()
     result = tune("data", "inspect", file)
+    over.set()
     thread.join()
-    assert (result.code, result.out, result.err) == (130, "", "")
+    assert (result.code, result.out, result.err) == (130, "", "stopped; nothing was kept\n")
     assert jobs.processes[0].poll() is not None
     assert not jobs.logs[0].exists()
 
@@ -459,7 +464,7 @@ def test_nothing_is_wider_than_the_terminal(columns: int, monkeypatch: pytest.Mo
         **REPORT,
         "sources": [{**r, "name": long, "files": 12, "weight": 2, "max_rows": 10**6} for r in REPORT["sources"]],
         "duplicates": {"examples": [[f"{long}:1", f"{long}:2"]]},
-        "bad_rows": {"count": 1, "share": 0.1, "examples": [[f"{long}:3", "wrong " * 50]]},
+        "bad_rows": {"read": 10, "count": 1, "share": 0.1, "examples": [[f"{long}:3", "wrong " * 50]]},
         "train": {
             **TRAIN,
             "strangest": [{"place": f"{long}:4", "why": "w" * 90, "tokens": 10**6, "text": "日本" * 90}],
@@ -539,7 +544,86 @@ def test_values_of_a_field() -> None:
     ]
     many = drawing.values({f"name {n}": 20 - n for n in range(15)}, 60, Ink(False))
     assert len(many) == 13
-    assert many[-1].startswith("3 more  ")
+    assert many[-1].split() == ["3", "more", "21", "11", "%"]
+    assert drawing.values({"A1": 3, "": 1}, 40, Ink(False)) == [
+        f"A1      {'▇' * 21}  3    75 %",
+        f"(none)  {'▇' * 7}{' ' * 14}  1    25 %",
+    ]
+
+
+def test_only_rows(tune: Callable[..., Any], jobs: Any, file: str) -> None:
+    """No report, but whether something stands against training, and the exit code says so, too."""
+    cases: dict[str, tuple[list[Any], int, str]] = {
+        "ready": ([], 0, ""),
+        "warned": (
+            REPORT["findings"],
+            0,
+            "\nready, with care: 2 warnings, 1 advice; without --only-rows they are told\n",
+        ),
+        "refused": ([ERROR], 2, "\nnot ready: 1 error; without --only-rows they are told\n"),
+    }
+    for findings, code, end in cases.values():
+        jobs(report(findings=findings, bad_rows=NONE))
+        result = tune("data", "inspect", file, "--only-rows")
+        assert (result.code, result.out, result.err) == (code, SHOWN[1:] + end, "")
+        assert jobs.asked()["show"] == 3
+    jobs(report(bad_rows=NONE))
+    assert tune("data", "inspect", file, "--only-rows", "--show", "5", "--json").json() == {"examples": EXAMPLES}
+    assert jobs.asked()["show"] == 5
+
+
+def test_how_rows_are_read(tune: Callable[..., Any], jobs: Any, tmp_path: Path) -> None:
+    """The options of the other commands, as keys of the recipe; an override behind them wins."""
+    (tmp_path / "log.csv").write_text("who,line\nELAINE,hello\nJERRY,hi\n", encoding="utf-8")
+    words = ["--format", "transcript", "--columns", "speaker=who", "--columns", "text=line", "--speaker", "JERRY"]
+    jobs(report(bad_rows=NONE))
+    result = tune("data", "inspect", "log.csv", *words, "--turns", "4", "data.transcript.turns=6")
+    assert (result.code, result.err) == (0, "")
+    data = jobs.asked()["plan"]["data"]
+    assert (data["format"], data["columns"]) == ("transcript", {"speaker": "who", "text": "line"})
+    assert (data["transcript"]["speaker"], data["transcript"]["turns"]) == ("JERRY", 6)
+
+
+def test_a_file_that_cannot_be_read_starts_no_engine(
+    tune: Callable[..., Any], jobs: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs()
+    (tmp_path / "bad.jsonl").write_text("a\n", encoding="utf-8")
+    result = tune("data", "inspect", str(tmp_path / "bad.jsonl"))
+    assert (result.code, jobs.processes) == (2, [])
+    assert result.err.startswith("error: bad.jsonl:1: ")
+    assert "error: bad.jsonl has no row that can be read\n" in result.err
+
+
+def test_rows_that_are_no_examples() -> None:
+    left = {"the opening line of a speaker": {"count": 12, "examples": ["log.csv:1", "log.csv:9"]}}
+    steps = {"per_epoch": 50, "total": 38, "epochs": 0.756789, "global_batch": 16}
+    lines = page.lines({**REPORT, "left_out": left, "steps": steps}, "x", "", 100, Ink(False))
+    at = lines.index("     12  the opening line of a speaker")
+    assert lines[at + 1 : at + 3] == ["         log.csv:1", "         log.csv:9"]
+    assert "  steps       38: 797 rows, 16 a step, 50 steps an epoch, 0.76 epochs" in lines
+
+
+def test_rows_that_are_split_lose_nothing() -> None:
+    cut = {"rows": 3, "tokens": 0, "supervised_tokens": 0, "answers": 2}
+    lines = page.lines({**REPORT, "truncation": "split", "train": {**TRAIN, "cut": cut}}, "x", "", 100, Ink(False))
+    at = lines.index("split at 512 tokens                train              eval")
+    assert lines[at + 1 : at + 4] == [
+        "  rows                         3   0.4 %                 0",
+        "  answers split                        2                 0",
+        "",
+    ]
+
+
+def test_a_row_that_spells_special_tokens() -> None:
+    finding = {
+        "what": "the text of 1 row holds special tokens, which the model reads as such",
+        "rows": ["data/a.jsonl:212"],
+    }
+    named = examples.spelled([finding, *REPORT["findings"]])
+    shown = examples.lines(EXAMPLES, None, Ink(False), spelled=named)
+    assert shown.count("holds special tokens in its text") == 1
+    assert shown[shown.index("holds special tokens in its text") - 1] == "data/a.jsonl:212  512 tokens, 2 learned"
 
 
 def test_progress(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

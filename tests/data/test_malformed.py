@@ -16,9 +16,9 @@ from nothing_tune.errors import UsageError
 ROW = b'{"prompt": "a", "completion": "b"}\n'
 VALUE = ROW.strip()
 MENDED = "1 of 2 rows is bad, and none may be"
-MEND = "mend them, or set data.max_bad_rows to the share that may be left out, such as 0.01"
+MEND = "mend them, or set data.max_bad_rows to 0.5, which leaves them out"
 AGAIN = "download or copy it again"
-ICONV = "convert it: iconv -f {0} -t UTF-8 {1} > new{2}"
+ICONV = "convert it: iconv -f {0} -t UTF-8 {1}{2} > {1}.utf8{2}"
 
 
 def row(**more: str) -> bytes:
@@ -133,10 +133,10 @@ UNREADABLE: list[tuple[str, bytes | Callable[[], bytes], str, str]] = [
     ("empty.jsonl.gz", b"", "{0} has no rows", "name data that has some"),
     ("empty.jsonl.zst", b"", "{0} has no rows", "name data that has some"),
     ("none.parquet", lambda: parquet(0), "{0} has no rows", "name data that has some"),
-    ("utf16.jsonl", ROW.decode().encode("utf-16"), "{0} is UTF-16, not UTF-8", ICONV.format("UTF-16", "{0}", ".jsonl")),
-    ("be.json", ROW.decode().encode("utf-16-be"), "{0} is UTF-16, not UTF-8", ICONV.format("UTF-16", "{0}", ".json")),
-    ("le.csv", "prompt".encode("utf-16-le"), "{0} is UTF-16, not UTF-8", ICONV.format("UTF-16", "{0}", ".csv")),
-    ("utf32.txt", "hello".encode("utf-32"), "{0} is UTF-32, not UTF-8", ICONV.format("UTF-32", "{0}", ".txt")),
+    ("utf16.jsonl", ROW.decode().encode("utf-16"), "{0} is UTF-16, not UTF-8", ICONV.format("UTF-16", "{1}", ".jsonl")),
+    ("be.json", ROW.decode().encode("utf-16-be"), "{0} is UTF-16, not UTF-8", ICONV.format("UTF-16", "{1}", ".json")),
+    ("le.csv", "prompt".encode("utf-16-le"), "{0} is UTF-16, not UTF-8", ICONV.format("UTF-16", "{1}", ".csv")),
+    ("utf32.txt", "hello".encode("utf-32"), "{0} is UTF-32, not UTF-8", ICONV.format("UTF-32", "{1}", ".txt")),
     (
         "utf16.jsonl.gz",
         gzip.compress(ROW.decode().encode("utf-16")),
@@ -215,8 +215,32 @@ UNREADABLE: list[tuple[str, bytes | Callable[[], bytes], str, str]] = [
     (
         "latin.json",
         b'[{"prompt": "caf\xe9"}]',
-        "{0} is not readable as JSON: not UTF-8: byte 0xe9 at position 17",
+        "{0} is not UTF-8, but likely Windows-1252",
+        ICONV.format("WINDOWS-1252", "latin", ".json"),
+    ),
+    (
+        "torn.json",
+        b'[{"prompt": "caf\xff\xfe\x81"}]',
+        "{0} is not readable as JSON: not UTF-8: byte 0xff at position 17",
         "mend the file at that place",
+    ),
+    (
+        "rows.jsonl",
+        ROW + row(completion='"\xe9t\xe9"').decode().encode("latin-1") * 3 + ROW,
+        "{0}:2: this and 2 more lines are not UTF-8, but likely Windows-1252",
+        ICONV.format("WINDOWS-1252", "rows", ".jsonl"),
+    ),
+    (
+        "quotes.txt",
+        b"it\x92s\nfine\nlet\x92s go\nand\nmore\n",
+        "{0}:1: this and 1 more line are not UTF-8, but likely Windows-1252",
+        ICONV.format("WINDOWS-1252", "quotes", ".txt"),
+    ),
+    (
+        "russian.csv.gz",
+        lambda: gzip.compress("prompt,completion\nпривет,мир\nещё,да\n".encode("cp1251")),  # noqa: RUF001
+        "{0}:2: this and 1 more line are not UTF-8",
+        "decompress it, then convert it: iconv -f ENCODING -t UTF-8, with the encoding it was saved in",
     ),
     (
         "text.json",
@@ -237,8 +261,12 @@ UNREADABLE: list[tuple[str, bytes | Callable[[], bytes], str, str]] = [
         "the first line of a table names its columns",
     ),
     ("same.csv", b"\na,b,a\n1,2,3\n", "{0}:2: two columns are called `a`", "give each column its own name"),
-    ("semicolon.csv", b"prompt;completion\n", "{0}:1: the columns are separated by semicolons", "save it with commas"),
-    ("tabs.csv", b"prompt\tcompletion\n", "{0}:1: the columns are separated by tabs", "let its name end in .tsv"),
+    (
+        "several.csv",
+        b"\nprompt;completion;a,b\n",
+        "{0}:2: the header has commas and semicolons, and either may part the columns",
+        "save it with commas, and names that hold one in quotes",
+    ),
     ("commas.tsv", b"prompt,completion\n", "{0}:1: the columns are separated by commas", "let its name end in .csv"),
     (
         "quote.csv",
@@ -261,8 +289,8 @@ UNREADABLE: list[tuple[str, bytes | Callable[[], bytes], str, str]] = [
     (
         "latin.csv",
         b"prompt,r\xe9ponse\n",
-        "{0}:1: the header is not UTF-8",
-        ICONV.format("ISO-8859-1", "{0}", ".csv"),
+        "{0}:1: this line is not UTF-8, but likely Windows-1252",
+        ICONV.format("WINDOWS-1252", "latin", ".csv"),
     ),
     (
         "cut.parquet",
@@ -294,7 +322,9 @@ def test_unreadable_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         bytes_of(Path(name), made)
         with pytest.raises(UsageError) as caught:
             rows.refuse(all_of(name))
-        assert [(p.what, p.hint) for p in caught.value.problems] == [(what.format(name), hint.format(name))], name
+        assert [(p.what, p.hint) for p in caught.value.problems] == [
+            (what.format(name), hint.format(name, Path(name).stem))
+        ], name
     assert len(BAD) + len(UNREADABLE) > 80
 
 
@@ -326,6 +356,9 @@ FINE: list[tuple[str, bytes | Callable[[], bytes], int]] = [
     ("excel.csv", b"\xef\xbb\xbfprompt,completion\r\na,b\r\n\r\nc,d\r\n", 2),
     ("quotes.csv", b'prompt,completion\n"a ""quoted"", b","x\ny"\n', 1),
     ("tabs.tsv", b"prompt\tcompletion\na, b\tc\n", 1),
+    ("tabs.csv", b"prompt\tcompletion\na, b\tc\n", 1),
+    ("semicolons.csv", b'\xef\xbb\xbf\r\nprompt;"completion";"a, b"\r\na, b;"c;\nd";e\r\n', 1),
+    ("commas.csv", b"prompt,completion,level;cefr\na,b;c,d\n", 1),
     ("frames.jsonl.gz", gzip.compress(ROW) + gzip.compress(ROW), 2),
     ("frames.jsonl.zst", lambda: zst(ROW) + zst(ROW) + zst(b""), 2),
     ("table.csv.zst", lambda: zst(b"prompt,completion\na,b\n"), 1),

@@ -132,16 +132,48 @@ def test_refuse() -> None:
     rows.refuse(ledger, 0.6)
     rows.refuse(Ledger())
     with pytest.raises(UsageError) as caught:
-        rows.refuse(ledger, 0.001, "--max-bad-rows")
+        rows.refuse(ledger, 0.001)
     said = [(p.what, p.key, p.hint) for p in caught.value.problems]
     assert said[:-1] == [
         (f"rows.jsonl:{n}: a row must be a JSON object, this is a list", "", "") for n in range(21, 31)
     ]
     assert said[-1] == (
         "30 of 50 rows are bad, and 0.100% may be, the first 10 are named",
-        "--max-bad-rows",
-        "mend them, or set --max-bad-rows to the share that may be left out, such as 0.01",
+        "data.max_bad_rows",
+        "mend them, or set data.max_bad_rows to 0.6, which leaves them out",
     )
+
+
+def test_enough() -> None:
+    cases = [(2, 56, "0.036"), (1, 3, "0.34"), (1, 1000, "0.001"), (1, 10**7, "0.0000001"), (3, 10, "0.3"), (7, 7, "1")]
+    for bad, read, wanted in cases:
+        assert float(rows.enough(bad, read)) == float(wanted), (bad, read)
+    for read in range(1, 200):
+        for bad in range(1, read + 1):
+            rows.refuse_share(bad, read, [], float(rows.enough(bad, read)))
+
+
+def test_a_limit_reads_no_further() -> None:
+    write("a.jsonl", pair(1), {"prompt": "q"}, pair(2), pair(3), {"prompt": "q"})
+    write("b.jsonl", pair(4))
+    ledger = Ledger()
+    opened = sources.open_all([{"source": "[ab].jsonl", "max_rows": 2}, "b.jsonl"])
+    stream = rows.stream(opened, {}, ledger)
+    assert [ledger.place(next(stream)) for _ in range(2)] == ["a.jsonl:1", "a.jsonl:3"]
+    assert [ledger.place(row) for row in stream] == ["b.jsonl:1"]
+    assert [(c.read, c.bad, c.rows) for c in ledger.sources] == [(3, 1, 2), (1, 0, 1)]
+    assert ledger.share() == 1.0
+
+
+def test_lines_that_are_in_no_example_are_counted() -> None:
+    log = [{"scene": n, "speaker": name, "line": "x"} for n in range(7) for name in ("BEN", "ANNA", "BEN")]
+    write("log.jsonl", *log)
+    settings: dict[str, Any] = {"transcript": {"speaker": "BEN"}, "format": "transcript"}
+    ledger = Ledger()
+    assert len(list(rows.stream(sources.open_all("log.jsonl", settings), settings, ledger))) == 7
+    why = "the speaker's line opens the conversation"
+    assert (ledger.bad, ledger.left_out) == (0, {why: 7})
+    assert ledger.left_out_places == {why: [f"log.jsonl:{n}" for n in (1, 4, 7, 10, 13)]}
 
 
 def test_only_the_first_bad_rows_are_named(monkeypatch: pytest.MonkeyPatch) -> None:

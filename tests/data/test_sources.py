@@ -109,13 +109,25 @@ REFUSED: list[tuple[Any, list[tuple[str, str, str]]]] = [
     (
         ["a.jsonl", {"source": "b.jsonl", "weight": 0, "max_rows": 1.5, "format": "parquet", "columns": ["a"]}],
         [
-            ("data.train.2: `weight` must be a number above 0, this is 0", "data.train.2.weight", ""),
-            ("data.train.2: `max_rows` must be a whole number from 1, this is 1.5", "data.train.2.max_rows", ""),
-            (f"data.train.2: `format` must be one of {FORMATS}, this is 'parquet'", "data.train.2.format", ""),
             (
-                "data.train.2: `columns` must be a mapping: the format's column, the file's column, this is a list",
+                "data.train.2: `weight` of b.jsonl must be a number above 0, this is 0",
+                "data.train.2.weight",
+                "a weight of 2 takes twice the rows of a weight of 1; to use no row of a source, remove the source",
+            ),
+            (
+                "data.train.2: `max_rows` of b.jsonl must be a whole number from 1, this is 1.5",
+                "data.train.2.max_rows",
+                "remove it to use all rows, or remove the source to use none",
+            ),
+            (
+                f"data.train.2: `format` of b.jsonl must be one of {FORMATS}, this is 'parquet'",
+                "data.train.2.format",
+                "auto looks at the rows",
+            ),
+            (
+                "data.train.2: `columns` of b.jsonl must be a mapping: the format's column, the file's column, this is a list",
                 "data.train.2.columns",
-                "",
+                "such as {prompt: question, completion: answer}",
             ),
         ],
     ),
@@ -145,22 +157,49 @@ REFUSED: list[tuple[Any, list[tuple[str, str, str]]]] = [
         "org/x:a:b:c",
         [("data.train: 'org/x:a:b:c' is no hub id", "data.train", "write ORG/NAME:SPLIT or ORG/NAME:SUBSET:SPLIT")],
     ),
-    ({"source": "org/x", "split": 3}, [("data.train: `split` must be text, this is 3", "data.train.split", "")]),
+    (
+        {"source": "org/x", "split": 3},
+        [("data.train: `split` of org/x must be text, this is 3", "data.train.split", "such as train")],
+    ),
     (
         {"source": "org/x", "revision": 3},
-        [("data.train: `revision` must be text, this is 3", "data.train.revision", "")],
+        [
+            (
+                "data.train: `revision` of org/x must be text, this is 3",
+                "data.train.revision",
+                "a branch, tag or commit in quotes",
+            )
+        ],
     ),
     (
         {"source": " "},
-        [("data.train: `source` must be a file, folder, glob or hub id, this is ' '", "data.train.source", "")],
+        [
+            (
+                "data.train: `source` must be a file, folder, glob or hub id, this is ' '",
+                "data.train.source",
+                "give a file, folder, glob or hub id",
+            )
+        ],
     ),
     (
         {"source": "a.jsonl", "weight": float("nan")},
-        [("data.train: `weight` must be a number above 0, this is nan", "data.train.weight", "")],
+        [
+            (
+                "data.train: `weight` of a.jsonl must be a number above 0, this is nan",
+                "data.train.weight",
+                "a weight of 2 takes twice the rows of a weight of 1; to use no row of a source, remove the source",
+            )
+        ],
     ),
     (
         {"source": "a.jsonl", "max_rows": True},
-        [("data.train: `max_rows` must be a whole number from 1, this is True", "data.train.max_rows", "")],
+        [
+            (
+                "data.train: `max_rows` of a.jsonl must be a whole number from 1, this is True",
+                "data.train.max_rows",
+                "remove it to use all rows, or remove the source to use none",
+            )
+        ],
     ),
 ]
 
@@ -169,7 +208,7 @@ def test_parse_refuses() -> None:
     for value, wanted in REFUSED:
         with pytest.raises(UsageError) as caught:
             sources.parse(value)
-        said = [(p.what, p.key, p.hint if "must be" not in p.what else "") for p in caught.value.problems]
+        said = [(p.what, p.key, p.hint) for p in caught.value.problems]
         assert said == wanted, value
     with pytest.raises(UsageError, match="a source has no key 'wieght'") as caught:
         sources.parse({"source": "a", "wieght": 1}, key="")
@@ -180,15 +219,19 @@ def test_resolve() -> None:
     write(
         "d/b.jsonl", "d/a.csv.gz", "d/.hidden.jsonl", "d/notes.txt", "d/b.jsonl.card.json", "d/inner/c.jsonl", "d/x.py"
     )
-    write("t/one.txt", "t/two.txt")
+    write("t/one.txt", "t/two.txt", "d/inner.jsonl", "d/.git/d.jsonl", "d/inner/deeper/notes.txt", "only/x/y/q.jsonl")
+    Path("d/inner/back").symlink_to(Path("d").absolute())
+    write("elsewhere/z.jsonl")
+    Path("only/linked").symlink_to(Path("elsewhere").absolute())
 
     def found(name: str) -> list[str]:
         return [str(p) for p in files.resolve(name)]
 
-    assert found("d") == ["d/a.csv.gz", "d/b.jsonl"]
+    assert found("d") == ["d/a.csv.gz", "d/b.jsonl", "d/inner/c.jsonl", "d/inner.jsonl"]
+    assert found("only") == ["only/linked/z.jsonl", "only/x/y/q.jsonl"]
     assert found("t") == ["t/one.txt", "t/two.txt"]
-    assert found("d/*.json*") == ["d/b.jsonl"]
-    assert found("d/**/*.jsonl") == ["d/b.jsonl", "d/inner/c.jsonl"]
+    assert found("d/*.json*") == ["d/b.jsonl", "d/inner.jsonl"]
+    assert found("d/inner/**/*.jsonl")[-1] == "d/inner/c.jsonl"
     assert found("d/b.jsonl") == ["d/b.jsonl"]
     assert found("nowhere") == found("nowhere/*.jsonl") == found("nowhere.jsonl") == []
 
@@ -204,13 +247,20 @@ def test_what_is_not_there() -> None:
             f"there is no data at ~nobody-of-that-name/a.jsonl: looked for {here}/~nobody-of-that-name/a.jsonl",
         ),
         (f"{'x' * 300}.jsonl", f"there is no data at {'x' * 300}.jsonl: looked for {here}/{'x' * 300}.jsonl"),
-        ("x/*.jsonl", f"there is no data at x/*.jsonl: looked for {here}/x/*.jsonl"),
+        ("x/*.jsonl", f"no file matches x/*.jsonl: looked for {here}/x/*.jsonl"),
+        ("empt*", f"no data file matches empt*: what matches does not end in {ends}"),
         ("empty", f"there is no data at empty: {here}/empty holds no file that ends in {ends}"),
     ]
     for name, what in cases:
         with pytest.raises(UsageError) as caught:
             sources.open_all(name)
-        assert [(p.what, p.key, p.hint) for p in caught.value.problems] == [(what, "data.train", sources.REHEARSE)]
+        hint = "name a file or folder that exists"
+        assert [(p.what, p.key, p.hint) for p in caught.value.problems] == [(what, "data.train", hint)]
+    with pytest.raises(UsageError) as caught:
+        sources.open_all("/dev/null")
+    assert [(p.what, p.hint) for p in caught.value.problems] == [
+        ("/dev/null is no regular file", "write what it gives into a file first")
+    ]
     with pytest.raises(UsageError) as caught:
         sources.open_all(None, key="data.eval")
     assert caught.value.problems[0].what == "no data is named"
@@ -259,6 +309,9 @@ def test_identity(monkeypatch: pytest.MonkeyPatch) -> None:
     first = sources.identity(Source("d"))
     assert sources.identity(Source("e")) == first
     assert sources.identity(Source("f")) != first
+    write("g/x/a.jsonl", "g/x/b.jsonl", "h/x/a.jsonl", "h/y/b.jsonl")
+    assert sources.identity(Source("g")) == first
+    assert sources.identity(Source("h")) != first
     assert set(json.loads(Path("cache/digests.json").read_text())) == {
         str(p.resolve()) for p in (*Path("d").iterdir(), *Path("e").iterdir())
     }
@@ -337,7 +390,7 @@ def test_hub(monkeypatch: pytest.MonkeyPatch) -> None:
             "org/gone",
             "there is no data set org/gone on the hub that you may see",
             "check the name at https://huggingface.co/datasets/org/gone; if it is private, run `hf auth login`, or set "
-            "HF_TOKEN; or add --with models/nano to rehearse the recipe without it",
+            "HF_TOKEN",
         ),
     ):
         with pytest.raises(UsageError) as caught:

@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nothing_tune.data.rows import Row
-from nothing_tune.data.splits import Splitter
+from nothing_tune.data.splits import Splitter, check_columns
+from nothing_tune.errors import UsageError
 
 SHARES = st.sampled_from([0.01, 0.05, 0.1, 0.15, 0.3, 1 / 3, 0.5, 0.75, 0.9])
 KEYS = st.lists(st.sampled_from(["A1", "A2", "B1", None]), max_size=120)
@@ -81,6 +82,28 @@ def test_the_number_of_rows() -> None:
 
 def test_a_row_without_the_key_is_its_own_group() -> None:
     assert sides(rows([None] * 20), 0.5, 1, "author").count("eval") == 10
+    assert sides(rows([""] * 20, column="author"), 0.5, 1, "author").count("eval") == 10
+
+
+def test_columns_that_no_row_has() -> None:
+    some = [{"text": "x", "author": "a"}, {"text": "y", "level": ""}]
+    check_columns(some, "author", None)
+    check_columns(some, None, None)
+    check_columns([], "nobody", "nobody")
+    with pytest.raises(UsageError) as caught:
+        check_columns(some, "auther", "level")
+    assert [(p.what, p.key, p.hint) for p in caught.value.problems] == [
+        (
+            "data.group_by: no row that was looked at has the column 'auther'",
+            "data.group_by",
+            "did you mean author? the columns are text, author, level",
+        ),
+        (
+            "data.stratify_by: no row that was looked at has anything in the column 'level'",
+            "data.stratify_by",
+            "the columns are text, author, level",
+        ),
+    ]
 
 
 def test_many_small_files_and_other_seeds() -> None:

@@ -47,7 +47,7 @@ def test_hub_errors_in_plain_words(cause: OSError, what: str, hint: str) -> None
     problem = hub_problem(outer, "a/b", "model.name_or_path")
     assert what in problem.what
     assert hint in problem.hint
-    assert "models/nano" in problem.hint + "models/nano"
+    assert "models/nano" not in problem.hint
     assert problem.key == "model.name_or_path"
 
 
@@ -63,7 +63,13 @@ def test_a_model_that_is_not_there(make_run: MakeRun, tmp_path: Path) -> None:
     problem = result["error"]["problems"][0]
     assert result["exit_code"] == 2
     assert "not in the local cache" in problem["what"]
-    assert "--with models/nano" in problem["hint"]
+    assert problem["hint"] == "connect to the network, or name a local folder"
+    sampled = make_run(
+        "run-sample", **{"model.name_or_path": "nobody/no-such-model", "values.data": {"sample": {"train": "s.jsonl"}}}
+    )
+    assert train(sampled)["error"]["problems"][0]["hint"] == (
+        "connect to the network, or name a local folder; or add --with models/nano to rehearse the recipe without it"
+    )
 
 
 def test_environment_variables_are_read_where_the_engine_runs(monkeypatch: pytest.MonkeyPatch) -> None:

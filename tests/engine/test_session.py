@@ -77,7 +77,7 @@ def test_the_best_checkpoint_survives_rotation_and_is_handed_over(make_run: Make
 )
 def test_every_format_trains(make_run: MakeRun, tmp_path: Path, kind: str, row: dict, tokens: None) -> None:
     path = tmp_path / "rows.jsonl"
-    path.write_text("\n".join(json.dumps(row) for _ in range(12)))
+    path.write_text("\n".join(json.dumps(row).replace("alpha", f"alpha {n}") for n in range(12)))
     run = make_run(**{"data.train": str(path), "training.max_steps": 2})
     assert train(run)["state"] == "done"
     assert events(run, "start")[0]["format"] == kind
@@ -124,6 +124,7 @@ def test_evaluating_on_the_way_changes_nothing_with_4bit(make_run: MakeRun, rows
             "quantization": NF4,
             "peft": {"peft_type": "LORA", "r": 4, "target_modules": "all-linear"},
             "data.eval": str(rows_file),
+            "data.leakage": "keep",
         }
         run = make_run(name, **changes, **{"training.eval_strategy": strategy})
         digests.add(train(run)["digest"])

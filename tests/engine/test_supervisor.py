@@ -639,7 +639,7 @@ def test_missing_data_is_reported_with_the_cure(make_run: MakeRun, tmp_path: Pat
     problem = result_of(run)["error"]["problems"][0]
     assert result_of(run)["state"] == "failed"
     assert str(tmp_path / "none.jsonl") in problem["what"]
-    assert "--with models/nano" in problem["hint"]
+    assert problem["hint"] == "name a file or folder that exists"
     assert "traceback" not in result_of(run)["error"]
     append_event(run.path / "events.jsonl", {"type": "x"})
     assert states(run) == ["failed"]

@@ -79,7 +79,7 @@ def test_data_has_every_default(tmp_path: Path) -> None:
         "transcript": {"speaker": "Ann", "turns": 8, "stride": None},
     }
     base = make_plan(load_recipe(None, gpu="cpu"))
-    assert base.data == {**usual, "eval": 0.1, "sample": {"train": None, "eval": None}}
+    assert base.data == {**usual, "eval": 0.1, "sample": {"train": None, "eval": None, "prompts": None}}
     assert make_plan(load_recipe(None, gpu="cpu", overrides=["data.split_seed=0"])).data["seed"] == 0
 
 

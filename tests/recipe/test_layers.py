@@ -142,6 +142,11 @@ def write_one(path: Path, body: str) -> Path:
         ("{source: a, max_rows: 5}", "b", "b"),
         ("{source: a, max_rows: 5}", "[b, {source: c}]", ["b", {"source": "c"}]),
         ("{source: a, max_rows: 5}", "${data.sample.train}", "s"),
+        ("a", "{max_rows: 7}", {"source": "a", "max_rows": 7}),
+        ("[a]", "{max_rows: 7}", {"source": "a", "max_rows": 7}),
+        ("[{source: a, weight: 2}]", "{max_rows: 7}", {"source": "a", "weight": 2, "max_rows": 7}),
+        ("${data.sample.train}", "{max_rows: 7}", {"source": "s", "max_rows": 7}),
+        ("${oc.env:WHERE}", "{max_rows: 7}", {"source": "${oc.env:WHERE}", "max_rows": 7}),
         ("[a, {source: b}]", "{source: c, split: test}", {"source": "c", "split": "test"}),
         ("a", "{source: c, split: test}", {"source": "c", "split": "test"}),
         ("a", "[{source: '${data.sample.train}', revision: '${oc.env:WHERE}'}]", [{"source": "s", "revision": "${oc.env:WHERE}"}]),
@@ -150,13 +155,43 @@ def write_one(path: Path, body: str) -> Path:
 def test_a_source_starts_anew_where_it_is_named(folder: Path, below: str, above: str, found: object) -> None:
     write(
         folder,
-        below=f"layers: [base/qlora]\ndata: {{train: {below}, sample: {{train: s}}, format: text}}\n",
+        below=f"layers: [base/qlora]\ndata: {{train: {quoted(below)}, sample: {{train: s}}, format: text}}\n",
         recipe=f"layers: [below]\ndata: {{train: {quoted(above)}}}\n",
     )
     recipe = load_recipe("recipe.yaml", gpu="cpu")
     assert recipe.get("data.train") == found
     assert set(recipe.origins) == set(leaves(recipe.values))
     assert list(recipe.values["data"])[:4] == ["train", "eval", "sample", "format"]
+
+
+def test_settings_of_a_source_on_the_command_line(folder: Path) -> None:
+    write(
+        folder, recipe="layers: [base/qlora]\ndata: {train: a}\n", two="layers: [base/qlora]\ndata: {train: [a, b]}\n"
+    )
+    for words, found in (
+        (["data.train.max_rows=3"], {"source": "a", "max_rows": 3}),
+        (["data.train=c", "data.train.max_rows=3"], {"source": "c", "max_rows": 3}),
+        (["data.train.max_rows=3", "data.train=c"], {"source": "c", "max_rows": 3}),
+        (
+            ["data.train=[c]", "data.train.max_rows=3", "data.train.format=text"],
+            {"source": "c", "max_rows": 3, "format": "text"},
+        ),
+    ):
+        assert load_recipe("recipe.yaml", gpu="cpu", overrides=words).get("data.train") == found
+    recipe = load_recipe("recipe.yaml", gpu="cpu", overrides=["data.train.max_rows=3"])
+    assert (recipe.origins["data.train.source"].layer, "data.train" in recipe.origins) == ("recipe.yaml", False)
+    for name, words in (("two", ["data.train.max_rows=3"]), ("recipe", ["data.train=[a, b]", "data.train.max_rows=3"])):
+        with pytest.raises(RecipeError) as caught:
+            load_recipe(f"{name}.yaml", gpu="cpu", overrides=words)
+        assert [(p.what, p.hint) for p in caught.value.problems] == [
+            (
+                "data.train names 2 sources, and max_rows is of one of them",
+                "write the whole list: data.train=[{source: FILE, max_rows: 3}, OTHER]; data.max_samples=3 is for all together",
+            )
+        ]
+    with pytest.raises(RecipeError) as caught:
+        load_recipe("recipe.yaml", gpu="cpu", overrides=["data.eval=[a, b]", "data.eval.format=text"])
+    assert caught.value.problems[0].hint == "write the whole list: data.eval=[{source: FILE, format: text}, OTHER]"
 
 
 def quoted(value: str) -> str:

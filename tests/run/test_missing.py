@@ -57,7 +57,7 @@ def test_what_is_there_or_may_be(folder: Path, value: str) -> None:
         ),
         (
             "rows/*.csv",
-            "data.train: there is no file rows/*.csv: looked for rows/*.csv",
+            "data.train: no data file matches rows/*.csv: looked for rows/*.csv",
             "put the file there, or give data.train=FILE",
         ),
         (
@@ -86,4 +86,40 @@ def test_both_sides_at_once(folder: Path) -> None:
     assert [what for what, _ in found] == [
         "data.train: there is no file gone.csv: looked for gone.csv",
         "data.eval: there is no file ./gone: looked for gone",
+    ]
+
+
+def test_a_rehearsal_is_offered_only_where_it_works(folder: Path) -> None:
+    (folder / "bare.yaml").write_text("layers: [methods/qlora]\nname: bare\ndata: {train: gone.jsonl, eval: 0.1}\n")
+    sampled = "data: {train: gone.jsonl, eval: 0.1, sample: {train: %s, eval: 0.1}}\n"
+    for name, sample in (("sampled", "rows/one.jsonl"), ("lost", "rows/lost.jsonl")):
+        (folder / f"{name}.yaml").write_text(f"layers: [methods/qlora]\nname: {name}\n{sampled % sample}")
+    plain = "put the file there, or give data.train=FILE"
+    offer = "; to rehearse on its sample: tune train sampled.yaml --with models/nano"
+    nano = ["models/nano"]
+    for name, with_, cure in (("bare", [], ""), ("lost", [], ""), ("sampled", [], offer), ("sampled", nano, "")):
+        overrides = ["model.name_or_path=./none", "data.train=gone.jsonl"] if not with_ else ["data.train=gone.jsonl"]
+        recipe = load_recipe(f"{name}.yaml", gpu="cpu", with_=with_, overrides=overrides)
+        found = {p.key: p.hint for p in runs.missing(recipe, make_plan(recipe))}
+        assert found["data.train"] == plain + cure
+        model = "name a folder with a config.json, or a hub id such as org/name"
+        near = "; to rehearse: tune train sampled.yaml --with models/nano" if cure else ""
+        assert found.get("model.name_or_path") == (None if with_ else model + near)
+
+
+def test_prompts_that_are_not_there(folder: Path) -> None:
+    recipe = load_recipe("marco", gpu="cpu")
+    assert [(p.what, p.key, p.hint) for p in runs.no_prompts(recipe)] == [
+        (
+            "generate.prompts: there is no file data/marco-prompts.jsonl",
+            "generate.prompts",
+            "put the file there, or give generate.prompts=FILE; to rehearse on its sample: "
+            "tune data generate marco generate.prompts=samples/marco.prompts.jsonl",
+        )
+    ]
+    for there in ("samples/marco.prompts.jsonl", "[rows, org/name]", "${oc.env:ROWS}/a.jsonl"):
+        assert runs.no_prompts(load_recipe("marco", gpu="cpu", overrides=[f"generate.prompts={there}"])) == []
+    bare = load_recipe("marco", gpu="cpu", overrides=["data.sample.prompts=null", "generate.prompts=[rows, gone.csv]"])
+    assert [(p.what, p.hint) for p in runs.no_prompts(bare)] == [
+        ("generate.prompts: there is no file gone.csv", "put the file there, or give generate.prompts=FILE")
     ]

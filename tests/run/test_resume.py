@@ -92,6 +92,24 @@ def test_longer(make: Callable[..., Run], said: list[str]) -> None:
     assert (run.status()["state"], run.result()) == ("starting", None)
 
 
+def test_longer_where_steps_decide(make: Callable[..., Run], said: list[str]) -> None:
+    run = make("training.max_steps=4")
+    write_json(run.path / "status.json", {"state": "done"})
+    for words in ([], ["training.num_train_epochs=9"]):
+        with pytest.raises(UsageError) as caught:
+            runs.resume(run, words, said.append)
+        assert str(caught.value) == (
+            "error: run nightly is done: there is nothing to resume\n"
+            "  hint: to train on: tune resume nightly training.max_steps=N; it is 4 and decides, not the epochs"
+        )
+    assert said == []
+    make("training.max_steps=4", "training.num_train_epochs=9")
+    assert said == ["training.num_train_epochs: 2 -> 9; it changes nothing: training.max_steps, 4, decides"]
+    assert run.status()["state"] == "done"
+    runs.resume(run, ["training.max_steps=6"], said.append)
+    assert said[1:] == [f"training.max_steps: 4 -> 6; {FOLLOWS}"]
+
+
 def test_frozen(make: Callable[..., Run], said: list[str]) -> None:
     run = make()
     before = contents(run)
@@ -112,8 +130,12 @@ def test_done(make: Callable[..., Run]) -> None:
     run = make()
     write_json(run.path / "status.json", {"state": "done"})
     assert make() == run
-    with pytest.raises(UsageError, match="run nightly is done: there is nothing to resume"):
+    with pytest.raises(UsageError) as caught:
         runs.resume(run)
+    assert str(caught.value) == (
+        "error: run nightly is done: there is nothing to resume\n"
+        "  hint: to train on: tune resume nightly training.num_train_epochs=N"
+    )
     with pytest.raises(UsageError, match="run nightly is done: there is nothing to resume"):
         runs.resume(run, ["training.save_steps=7"])
 

@@ -10,7 +10,10 @@ from nothing_tune.cli.data import convert, dedupe, generate, inspect, mix, split
 EXAMPLES = (
     ("tune data inspect rows.jsonl", "what a model would learn from a file"),
     ("tune data inspect quickstart --show 3", "three rows as the model sees them"),
-    ("tune data generate marco --dry-run", "what it takes to make a recipe's rows with a generator"),
+    (
+        "tune data generate marco generate.prompts=samples/marco.prompts.jsonl --dry-run",
+        "what it takes to make a recipe's rows with a generator",
+    ),
     ("tune data convert alpaca.json --to rows.jsonl", "rows of any format as rows that are trained on"),
 )
 EXITS = (0, 2)

@@ -40,12 +40,14 @@ def dedupe(
         typer.Option(
             "--against",
             metavar="SOURCE",
-            help="Remove rows that are in this source, too; may be given again.",
+            help="Remove rows that are in this source, too, read with the same options; may be given again.",
             autocompletion=options.complete_data,
         ),
     ] = None,
     format_: reading.Format = None,
     columns: reading.Columns = None,
+    speaker: reading.Speaker = None,
+    turns: reading.Turns = None,
     max_bad_rows: reading.MaxBadRows = 0.0,
     force: reading.Force = False,
     json: options.Json = False,
@@ -56,16 +58,23 @@ def dedupe(
 
     path = reading.target(to, force, "dedupe")
     threshold = similarity if near else None
-    source = reading.Reading(sources, "dedupe", format_=format_, columns=columns, max_bad_rows=max_bad_rows, quiet=json)
-    other = reading.Reading(against, "dedupe", max_bad_rows=max_bad_rows, quiet=json) if against else None
+
+    def opened(words: list[str] | None) -> reading.Reading:
+        return reading.Reading(
+            words, "dedupe", format_=format_, columns=columns, speaker=speaker, turns=turns, max_bad_rows=max_bad_rows,
+            quiet=json,
+        )  # fmt: skip
+
+    source, other = opened(sources), opened(against) if against else None
+    compared = reading.common_kind([source, *([other] if other else [])])
     apart, seen = Seen(threshold), Seen(threshold)
     for row in other.rows() if other else ():
-        apart.add(row)
+        apart.add(reading.as_kind(row, compared))
     found: Counter[str] = Counter({"exact": 0, "near": 0, "against": 0})
     pairs: list[tuple[str, str, str]] = []
     with card.Writer(path, force) as out:
         for row in source.rows():
-            twin, kind = (apart.find(row), "against") if other else (None, "")
+            twin, kind = (apart.find(reading.as_kind(row, compared)), "against") if other else (None, "")
             where = other.ledger.place(twin) if other and twin else ""
             if twin is None and (twin := seen.add(row)):
                 kind, where = twin.kind, source.ledger.place(twin)

@@ -18,7 +18,10 @@ from nothing_tune.errors import Problem, UsageError
 
 HELP = "Has a generator answer the prompts of a recipe, and writes the rows that another model is trained on."
 EXAMPLES = (
-    ("tune data generate marco --dry-run", "what would be asked of whom, its tokens and its cost"),
+    (
+        "tune data generate marco generate.prompts=samples/marco.prompts.jsonl --dry-run",
+        "what would be asked of whom, its tokens and its cost; of the sample of prompts that ships",
+    ),
     ("tune data generate marco --limit 20", "twenty answers, to read before the rest is paid for"),
     ("tune data generate marco", "all of them; the same command goes on where it was stopped"),
     (
@@ -81,12 +84,15 @@ def generate(
     """Reads the recipe, has the engine ask, shows how it goes, and what came of it."""
     from nothing_tune.cli.jobs import job
     from nothing_tune.plan.generation import generation
+    from nothing_tune.run import no_prompts
 
     name, overrides = options.split_words(words)
     if name is None:
         raise UsageError("which recipe? none is named", hint="tune data generate marco; its section generate says all")
     recipe = options.load(name, gpu=gpu, scenario=scenario, with_=with_, overrides=overrides, unset=unset)
     wanted = generation(recipe)
+    if lacking := no_prompts(recipe):
+        raise UsageError(*lacking)
     if not json:
         console.show_problems(p for p in recipe.advice if p.key.startswith("generate"))
     request = {

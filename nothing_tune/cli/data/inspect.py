@@ -117,8 +117,13 @@ def inspect(
 
 def _prepared(plan: Plan, show: int, json: bool) -> dict[str, Any]:
     """As `prepare`; files that cannot be read are told before the engine starts, with short paths for people, and Ctrl-C is answered."""
+
+    def call() -> dict[str, Any]:
+        _open(plan)
+        return prepare(plan.to_json(), show, quiet=json)
+
     try:
-        done, error = console.outcome(lambda: (_open(plan), prepare(plan.to_json(), show, quiet=json))[1])
+        done, error = console.outcome(call)
     except KeyboardInterrupt:
         console.note("stopped; nothing was kept")
         raise typer.Exit(INTERRUPTED) from None
@@ -159,18 +164,13 @@ def prepare(plan: dict[str, Any], show: int, quiet: bool = False) -> dict[str, A
 
 def refused(report: dict[str, Any], allowed: float) -> dict[str, Any]:
     """The report, with an error where more rows are bad than the share `allowed` (0 to 1): a training would not start."""
+    from nothing_tune.data.rows import too_many
+
     bad = report.get("bad_rows") or {}
-    count, share = int(bad.get("count") or 0), float(bad.get("share") or 0.0)
-    if not count or share <= allowed:
+    problem = too_many(int(bad.get("count") or 0), int(bad.get("read") or 0), allowed)
+    if problem is None:
         return report
-    may = f"{allowed:.3%} may be" if allowed else "none may be"
-    error = {
-        "severity": "error",
-        "what": f"{count:,} of {console.plural(round(count / share), 'row')} {'is' if count == 1 else 'are'} bad, and {may}",
-        "hint": "mend them, or set data.max_bad_rows to the share that may be left out, such as 0.01",
-        "key": "data.max_bad_rows",
-        "rows": [],
-    }
+    error = {"severity": "error", "what": problem.what, "hint": problem.hint, "key": problem.key, "rows": []}
     others = [f for f in report.get("findings") or [] if f.get("key") != "data.max_bad_rows"]
     return {**report, "findings": [error, *others]}
 

@@ -36,6 +36,9 @@ def mix(
     to: reading.To = None,
     seed: reading.Seed = 42,
     format_: reading.Format = None,
+    columns: reading.Columns = None,
+    speaker: reading.Speaker = None,
+    turns: reading.Turns = None,
     max_bad_rows: reading.MaxBadRows = 0.0,
     force: reading.Force = False,
     json: options.Json = False,
@@ -44,9 +47,11 @@ def mix(
     from nothing_tune.data import card, mixture
 
     path = reading.target(to, force, "mix")
+    reading.refuse_overrides(sources or ())
     source = reading.Reading(
-        [parsed(word) for word in sources or ()], "mix", format_=format_, max_bad_rows=max_bad_rows, quiet=json
-    )
+        [parsed(word) for word in sources or ()], "mix", format_=format_, columns=columns, speaker=speaker, turns=turns,
+        max_bad_rows=max_bad_rows, quiet=json,
+    )  # fmt: skip
     counts = [0] * len(source.opened)
     for row in source.rows():
         counts[row.source] += 1

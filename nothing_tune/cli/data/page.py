@@ -281,7 +281,7 @@ def _cut(report: _Report, paint: Ink) -> list[str]:
     verb = "cut"
     if report.get("truncation") == "split":
         lost = any(s["cut"].get("tokens") for s in sides)
-        split = cells("answers between two", "answers", None)
+        split = cells("answers split", "answers", None)
         verb, rows = "split", [rows[0], *(rows[1:3] if lost else []), split]
     return _figures(f"{verb} at {count(limit)} tokens", heads, rows, paint)
 
@@ -317,8 +317,10 @@ def _strangest(report: _Report, columns: int, paint: Ink) -> list[str]:
     rows = [row for side in _both(report)[1] for row in side.get("strangest") or []][:STRANGEST]
     if not rows:
         return []
-    places = [short(str(r.get("place")), max(columns - 50, columns // 3, 16)) for r in rows]
-    left, right = max(map(wide, places)), max(len(count(r.get("tokens"))) for r in rows)
+    right = max(len(count(r.get("tokens"))) for r in rows)
+    reason = max(len(str(r.get("why") or "")) for r in rows)
+    places = [short(str(r.get("place")), max(columns - right - reason - 13, 20)) for r in rows]
+    left = max(map(wide, places))
     out = []
     for place, row in zip(places, rows, strict=True):
         why = one_line(str(row.get("why") or ""), columns - left - right - 13)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -49,7 +52,7 @@ Speaker = Annotated[
 ]
 Turns = Annotated[
     int | None,
-    typer.Option("--turns", metavar="N", min=2, help="Of a chat log: turns of one conversation [default: 8]."),
+    typer.Option("--turns", metavar="N", help="Of a chat log: turns of one conversation, 2 or more [default: 8]."),
 ]
 MaxBadRows = Annotated[
     float,
@@ -58,12 +61,68 @@ MaxBadRows = Annotated[
 Force = Annotated[bool, typer.Option("--force", help="Replace files that are there.")]
 Seed = Annotated[int, typer.Option("--seed", metavar="N", help="Another number chooses other rows.")]
 
+OPTIONS = {
+    "data.format": "--format",
+    "data.columns": "--columns",
+    "data.transcript.speaker": "--speaker",
+    "data.transcript.turns": "--turns",
+    "data.max_bad_rows": "--max-bad-rows",
+    "data.group_by": "--group-by",
+    "data.stratify_by": "--stratify-by",
+}
+"""What a setting of recipes is called as an option of these commands."""
+_COLUMNS = re.compile(r"data\.columns=\{([^{}]*)\}")
+_SET = re.compile(r"\bset (data\.[a-z_.]*[a-z_]) to ")
+_GIVEN = re.compile(r"\b(data\.[a-z_.]*[a-z_])=(?=\S)")
+_KEY = re.compile(r"\bdata\.[a-z_.]*[a-z_]")
+_OVERRIDE = re.compile(r"~?(?P<key>[a-z_]+(?:\.[a-z_]+)+)=.*", re.DOTALL)
+
+
+def as_options(text: str) -> str:
+    """`text`, written for recipes, as it is for the command line: `data.columns={completion: chosen}` is
+    `--columns completion=chosen`, `set data.format to text` is `give --format text`."""
+    text = _COLUMNS.sub(lambda found: " ".join(f"--columns {pair}" for pair in _pairs(found[1])), text)
+    text = _SET.sub(lambda found: f"give {OPTIONS[found[1]]} " if found[1] in OPTIONS else found[0], text)
+    text = _GIVEN.sub(lambda found: f"{OPTIONS[found[1]]} " if found[1] in OPTIONS else found[0], text)
+    text = _KEY.sub(lambda found: OPTIONS.get(found[0], found[0]), text)
+    return re.sub(r"\bset (?=--)", "give ", text)
+
+
+def _pairs(columns: str) -> list[str]:
+    """`["prompt=question"]` of `prompt: question`."""
+    return ["=".join(part.strip(" '\"") for part in pair.split(":", 1)) for pair in columns.split(",")]
+
+
+@contextmanager
+def told_as_options() -> Iterator[None]:
+    """Lets problems that name settings of recipes name the options of the command line."""
+    try:
+        yield
+    except UsageError as error:
+        found = [replace(p, what=as_options(p.what), hint=as_options(p.hint)) for p in error.problems]
+        raise type(error)(*found) from error
+
+
+def refuse_overrides(words: Iterable[Any]) -> None:
+    """Refuses words that are overrides of recipes, such as `data.format=text`, and names the option that does it here."""
+    from nothing_tune.data import files
+
+    for word in words:
+        found = _OVERRIDE.fullmatch(word) if isinstance(word, str) else None
+        if found is None or Path(word).exists() or files.suffix(found["key"]) in files.SUFFIXES:
+            continue
+        cure = f"here it is {as_options(word)}"
+        if as_options(word).startswith(word[:5]) or (found["key"] == "data.columns" and not _COLUMNS.fullmatch(word)):
+            cure = f"here there are options: {', '.join(list(OPTIONS.values())[:5])}"
+        raise UsageError(f"{word} is an override of recipes", hint=cure)
+
 
 class Reading:
     """Sources that are opened, and what has been read of them.
 
     Attributes:
-        opened: The sources; all give one kind of row.
+        opened: The sources.
+        kind: What rows are: those of the sources, or `messages` where prompts stand beside conversations.
         settings: What was asked for, for the card.
         ledger: Counts of the last reading.
     """
@@ -85,29 +144,50 @@ class Reading:
 
         if not sources:
             raise UsageError("which rows? no source is named", hint=f"tune data {command} rows.csv --to new.jsonl")
+        refuse_overrides(sources)
+        if turns is not None and turns < 2:
+            raise UsageError(
+                f"--turns must be 2 or more, this is {turns}",
+                hint="one turn asks and one answers: --turns 2 makes pairs, 8 is the default",
+            )
         mapped = mapping(columns)
         wanted = {"format": format_, "columns": mapped, "transcript": _given(speaker=speaker, turns=turns)}
         self.command, self.settings = command, {"max_bad_rows": max_bad_rows, **wanted}
-        self.opened = open_all(list(sources), {k: v for k, v in wanted.items() if v}, key="")
+        with told_as_options():
+            self.opened = open_all(list(sources), {k: v for k, v in wanted.items() if v}, key="")
         self.ledger, self.quiet, self.max_bad_rows = Ledger(), quiet, max_bad_rows
-        kinds = {one.format.KIND for one in self.opened}
-        if len(kinds) > 1:
-            told = ", ".join(f"{one.label} gives {one.format.KIND}" for one in self.opened)
-            raise UsageError(f"the sources give rows of different kinds: {told}", hint="convert them one by one")
+        self.kind = common_kind([self])
 
     def rows(self) -> Iterator[Any]:
         """All canonical rows, from the beginning, with a progress line on a terminal; too many bad ones end in a `UsageError`."""
         from nothing_tune.data import rows
 
         self.ledger = rows.Ledger(total=sum(one.bytes for one in self.opened))
-        yield from self._watched(rows.stream(self.opened, self.settings, self.ledger))
-        rows.refuse(self.ledger, self.max_bad_rows, "--max-bad-rows")
+        with told_as_options():
+            found = rows.stream(self.opened, self.settings, self.ledger)
+            yield from self._watched(self._of_one_kind(found, self.ledger))
+            rows.refuse(self.ledger, self.max_bad_rows)
 
     def again(self) -> list[Iterator[Any]]:
         """The rows once more, one stream for each source; counted nowhere."""
         from nothing_tune.data import rows
 
-        return [rows.stream([one], self.settings, rows.Ledger()) for one in self.opened]
+        found = []
+        for one in self.opened:
+            ledger = rows.Ledger()
+            found.append(self._of_one_kind(rows.stream([one], self.settings, ledger), ledger))
+        return found
+
+    def _of_one_kind(self, found: Iterator[Any], ledger: Any) -> Iterator[Any]:
+        """The rows as `kind`; those that cannot be are bad ones."""
+        from nothing_tune.formats import check
+
+        for row in found:
+            whole = as_kind(row, self.kind)
+            if whole is not row and (why := check(self.kind, whole.value)):
+                ledger.refuse(row, f"it cannot be a row of {self.kind}: {why}")
+            else:
+                yield whole
 
     def _watched(self, found: Iterable[T]) -> Iterator[T]:
         from nothing_tune.cli.data.inspect import Progress
@@ -138,6 +218,7 @@ class Reading:
                 for one in self.opened
             ],
             "settings": {k: v for k, v in {**self.settings, **settings}.items() if v not in (None, {}, [])},
+            **({"left_out": dict(self.ledger.left_out)} if self.ledger.left_out else {}),
         }
 
     def data(self, written: Mapping[Path, Mapping[str, Any]], **more: Any) -> dict[str, Any]:
@@ -152,6 +233,7 @@ class Reading:
                 for one in self.opened
             ],
             "bad_rows": [list(pair) for pair in self.ledger.bad_rows],
+            "left_out": dict(self.ledger.left_out),
             **more,
         }
 
@@ -167,6 +249,8 @@ class Reading:
             told.append(("bad", console.printable(f"{where}: {why}")))
         if self.ledger.bad > SHOWN:
             told.append(("bad", f"{self.ledger.bad - SHOWN:,} more"))
+        for why, rows in self.ledger.left_out.items():
+            told.append(("left out", f"{console.plural(rows, 'row')}: {why}"))
         told += more
         for path, card in written.items():
             size = console.size(path.stat().st_size)
@@ -181,6 +265,28 @@ class Reading:
             console.out_json(self.data(written, **more))
         else:
             console.out(*self.lines(written, *told))
+
+
+def common_kind(all_read: Sequence[Reading]) -> str:
+    """The kind in which the rows of all can stand together; `UsageError` where there is none."""
+    from nothing_tune.data.kinds import united
+
+    opened = [one for reading in all_read for one in reading.opened]
+    kind = united(one.format.KIND for one in opened)
+    if kind is None:
+        told = ", ".join(f"{one.label} gives {one.format.KIND}" for one in opened)
+        raise UsageError(
+            f"rows of text cannot stand with others in one file: {told}",
+            hint="to train on all of them, name them as a list in a recipe's data.train",
+        )
+    return kind
+
+
+def as_kind(row: Any, kind: str) -> Any:
+    """A `Row` as one of `kind`, where that is `messages`; else `row` itself."""
+    from nothing_tune.data.kinds import as_messages
+
+    return replace(row, value=as_messages(row.value)) if kind == "messages" and "messages" not in row.value else row
 
 
 def target(to: Path | None, force: bool, command: str) -> Path:

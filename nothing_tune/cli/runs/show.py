@@ -14,6 +14,8 @@ from nothing_tune.cli.console import Ink
 HELP = "Tells everything about one run: settings, attempts, what went wrong and what was done, losses, files, what to do next."
 EXAMPLES = (("tune runs show latest", "the newest run"), ("tune runs show latest --json", "for a program"))
 EXITS = (0, 2)
+ONE_LINE = 10_000
+"""Columns where the output is no terminal: an entry is a line there, whatever it says."""
 
 
 def show(run_id: options.RunId, runs_dir: options.RunsDir = None, json: options.Json = False) -> None:
@@ -106,9 +108,8 @@ def _entry(entry: dict[str, Any], several: bool, paint: Ink) -> list[str]:
     parts = [f"attempt {entry['attempt']}"] if several and entry["attempt"] else []
     parts += [f"step {entry['step']}"] if entry["step"] and entry["kind"] not in ("warning", "note") else []
     head = f"{', '.join(parts)}: " if parts else ""
-    first, *rest = notices.lines(
-        "", f"{head}{entry['what']}", entry["hint"], (console.width() or console.PIPE_WIDTH) - 2, paint
-    )
+    columns = (console.width() or ONE_LINE) - 2
+    first, *rest = notices.lines("", f"{head}{entry['what']}", entry["hint"], columns, paint)
     return [f"{paint.dim(head)}{first.removeprefix(head)}", *rest]
 
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nothing_tune.artifacts import read_json
-from nothing_tune.data import rows, sources
+from nothing_tune.data import rows, sources, splits
 from nothing_tune.engine import chat_templates, fingerprints, template_probes
 from nothing_tune.engine.prepare import audit, facts, gate, packing, store
 from nothing_tune.engine.prepare.pipeline import Settings, Tell, prepare
@@ -85,6 +85,8 @@ def load(plan: Plan, tokenizer: Any, evaluate: bool, date: str | None = None, te
     held_out = _held_out(data) if evaluate else None
     kind = _kind(train, held_out)
     sample = _sample(train, data)
+    if evaluate and held_out is None:
+        splits.check_columns(sample, data.get("group_by"), data.get("stratify_by"))
     assistant_only = plan.training.get("assistant_only_loss")
     assistant_only = any(o.format.KIND == "messages" for o in train) if assistant_only is None else bool(assistant_only)
     wanted = data.get("chat_template") or plan.model.get("chat_template")

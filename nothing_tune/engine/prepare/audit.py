@@ -94,8 +94,13 @@ class Side:
             "cut": dict(self.cut),
             "roles": dict(self.roles.most_common()),
             "turns": {"min": _at(turns, 0), "p50": _at(turns, 50), "max": _at(turns, 100), "mean": _mean(turns)},
-            "fields": {name: self._values(c) for name, c in self.fields.items() if c and 1 < len(c) <= len(before) / 2},
+            "fields": {name: self._values(c) for name, c in self.fields.items() if c and self._tells(c)},
         }
+
+    def _tells(self, counter: Counter[str]) -> bool:
+        """Whether a column is worth counting by value: neither the same everywhere nor another in almost every row."""
+        rows = len(self.tokens_before)
+        return len(counter) <= rows / 2 and (len(counter) > 1 or counter.total() < rows)
 
     def _values(self, counter: Counter[str]) -> dict[str, int]:
         """Rows of each value, most first; those without one under the empty name, last."""

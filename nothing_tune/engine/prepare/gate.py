@@ -218,7 +218,7 @@ def no_special_tokens_in_text(facts: Facts) -> Iterator[Finding]:
 
 
 def prompts_end_where_completions_begin(facts: Facts) -> Iterator[Finding]:
-    """Where the last letters of a prompt and the first of a completion are one token, that token is learned, and served prompts end otherwise."""
+    """Where a prompt's last letters and a completion's first are one token, it is learned, and a served prompt ends otherwise."""
     if facts.merged_rows:
         yield _finding(
             "warning",

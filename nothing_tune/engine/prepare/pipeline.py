@@ -171,10 +171,7 @@ def _training(opened: list[Opened], work: _Work, evaluation: duplicates.Seen, sp
     splitter = splits.Splitter(share, int(data.get("seed", 42)), data.get("group_by"), data.get("stratify_by"))
     kept = 0
     for number, found in enumerate(_streams(opened, work)):
-        given, most = 0, opened[number].source.max_rows
         for row in found:
-            if most is not None and given >= most:
-                break
             if len(evaluation) and (twin := evaluation.find(row)) is not None:
                 work.leaks += 1
                 work.example("leaked", (_place(row), (twin.file, twin.line)))
@@ -191,7 +188,6 @@ def _training(opened: list[Opened], work: _Work, evaluation: duplicates.Seen, sp
                 side = "eval"  # a copy stays with the first, or the evaluation would hold what is trained on
             if side == "eval":
                 held.add(_place(row))
-            given += 1
             yield _Found(row, side, number)
             kept += side == "train"
             if limit and kept >= limit:
@@ -350,6 +346,10 @@ def _report(
             "examples": ledger.bad_rows[: rows.SHOWN],
         },
         "dropped": {name: work.dropped[name] for name in DROPPED},
+        "left_out": {
+            why: {"count": count, "examples": ledger.left_out_places.get(why, [])}
+            for why, count in ledger.left_out.items()
+        },
         "duplicates": {"examples": pairs("duplicates")},
         "leaked": {
             "count": work.leaks,
