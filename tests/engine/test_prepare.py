@@ -375,15 +375,19 @@ def test_a_damaged_cache_is_made_anew(hurt: str, tmp_path: Path) -> None:
 
 CHILD = """
 import sys, time
+from pathlib import Path
 from tests.engine.test_prepare import load
 from nothing_tune.engine.prepare import pipeline
-if sys.argv[2] == "slow":
+if len(sys.argv) > 2:
     encode = pipeline.encode
     def slow(*arguments):
         print("making", flush=True)
-        time.sleep(float(sys.argv[3]))
+        while not Path(sys.argv[2]).exists():
+            time.sleep(0.01)
         return encode(*arguments)
     pipeline.encode = slow
+else:
+    print("starting", flush=True)
 print("cached" if load(sys.argv[1]).report["cached"] else "made", flush=True)
 """
 
@@ -410,7 +414,7 @@ def child() -> Iterator[Callable[..., subprocess.Popen[str]]]:
 
 def test_killed_while_preparing_loses_nothing(tmp_path: Path, child: Callable[..., subprocess.Popen[str]]) -> None:
     path = written(tmp_path / "rows.jsonl", TALKS)
-    process = child(path, "slow", "600")
+    process = child(path, str(tmp_path / "never"))
     assert process.stdout
     assert process.stdout.readline() == "making\n"
     process.send_signal(signal.SIGKILL)
@@ -423,13 +427,18 @@ def test_killed_while_preparing_loses_nothing(tmp_path: Path, child: Callable[..
 
 
 def test_two_at_once_prepare_once(tmp_path: Path, child: Callable[..., subprocess.Popen[str]]) -> None:
-    path = written(tmp_path / "rows.jsonl", TALKS)
-    one = child(path, "slow", "3")
+    path, go = written(tmp_path / "rows.jsonl", TALKS), tmp_path / "go"
+    one = child(path, str(go))
     assert one.stdout
     assert one.stdout.readline() == "making\n"
-    two = child(path, "fast")
-    assert two.communicate()[0] == "cached\n"
-    assert one.communicate()[0] == "made\n"
+    two = child(path)
+    assert two.stdout
+    assert two.stdout.readline() == "starting\n"
+    time.sleep(1)
+    assert two.poll() is None  # it waits
+    go.touch()
+    assert one.stdout.readline() == "made\n"
+    assert two.stdout.readline() == "cached\n"
 
 
 def test_a_full_disk_is_told_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

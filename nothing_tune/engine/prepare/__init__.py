@@ -104,6 +104,7 @@ def load(plan: Plan, tokenizer: Any, evaluate: bool, date: str | None = None, te
     found = store.complete(target)
     if not found:
         with store.making(target) as folder:
+            found = folder is None
             if folder is not None:
                 with _threads():
                     report = prepare(train, held_out, encoder, settings, folder, tell)

@@ -59,13 +59,13 @@ def sequences(rows: Any, max_length: int) -> int:
 
 
 def lengths_of(rows: Any) -> np.ndarray[Any, np.dtype[np.int32]]:
-    """Tokens of each row of a prepared dataset, in order; of each packed row where it is packed."""
-    if "seq_lengths" in rows.column_names:
-        packed = rows.select_columns(["seq_lengths"]).with_format("arrow").iter(batch_size=10_000)
-        return np.concatenate([table["seq_lengths"].combine_chunks().flatten().to_numpy() for table in packed])
+    """Tokens of each row of a prepared dataset, in order; of each packed row where it is packed. Only offsets are read, no tokens."""
+    packed = "seq_lengths" in rows.column_names
+    name = "seq_lengths" if packed else "input_ids"
     found: list[np.ndarray[Any, np.dtype[np.int32]]] = [np.zeros(0, dtype=np.int32)]
-    for table in rows.select_columns(["input_ids"]).with_format("arrow").iter(batch_size=10_000):
-        found.append(table["input_ids"].combine_chunks().value_lengths().to_numpy(zero_copy_only=False))
+    for chunk in rows.data.table[name].chunks:
+        lengths = chunk.flatten() if packed else chunk.value_lengths()
+        found.append(lengths.to_numpy(zero_copy_only=False))
     return np.concatenate(found).astype(np.int32)
 
 
