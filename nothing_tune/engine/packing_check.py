@@ -21,7 +21,13 @@ TOLERANCE_HALF = 2e-2
 
 
 def refuse_leaks(model: Any) -> None:
-    """Raises `UsageError` when rows that share a sequence would see each other in `model`, or it takes no such rows."""
+    """Raises `UsageError` when rows that share a sequence would see each other in `model`, or it takes no such rows.
+
+    Four forward passes of 24 tokens.
+
+    Args:
+        model: A causal language model, wrapped by PEFT or not, on any device and quantised or not; left as it was.
+    """
     kind = getattr(getattr(model, "config", None), "model_type", None) or type(model).__name__
     try:
         if leak(model) <= tolerance(model):
@@ -32,18 +38,6 @@ def refuse_leaks(model: Any) -> None:
     raise UsageError(
         Problem(what, key="training.packing", hint="set training.packing=false and training.padding_free=false")
     )
-
-
-def packing_is_clean(model: Any) -> bool:
-    """Whether a row reads the same whatever row stands before it in a packed sequence. Four forward passes of 24 tokens.
-
-    Args:
-        model: A causal language model, wrapped by PEFT or not, on any device and quantised or not; left as it was.
-    """
-    try:
-        return leak(model) <= tolerance(model)
-    except (TypeError, ValueError):
-        return False
 
 
 def tolerance(model: Any) -> float:

@@ -6,8 +6,6 @@ from dataclasses import dataclass
 
 from nothing_tune.engine.prepare.tokens import IGNORED, Encoded
 
-POLICIES = ("drop", "left", "right", "split")
-
 
 @dataclass(frozen=True, slots=True)
 class Cut:
