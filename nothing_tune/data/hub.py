@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 from urllib.parse import urlsplit
 
 from nothing_tune.errors import Problem
@@ -32,6 +33,18 @@ def reachable(timeout_s: float = 5.0) -> bool:
     except OSError:
         return False
     return True
+
+
+def home() -> Path:
+    """Where the hub's own libraries keep token and cache: HF_HOME, else huggingface/ in XDG_CACHE_HOME or ~/.cache."""
+    given = os.environ.get("HF_HOME")
+    return Path(given or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "huggingface").expanduser()
+
+
+def cached_config(name: str) -> Path | None:
+    """The newest config.json of a hub model in the local cache; None when it has none."""
+    folder = Path(os.environ.get("HF_HUB_CACHE") or home() / "hub") / f"models--{name.replace('/', '--')}" / "snapshots"
+    return max(folder.glob("*/config.json"), key=os.path.getmtime, default=None)
 
 
 def hub_problem(error: BaseException, name: str, key: str, what: str = "model") -> Problem:

@@ -10,7 +10,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
-from nothing_tune.data import files, sources
+from nothing_tune.data import files, hub, sources
 from nothing_tune.errors import Problem
 from nothing_tune.plan import Plan
 from nothing_tune.plan.rehearsal import rehearsable
@@ -157,7 +157,7 @@ def _model_problems(recipe: Recipe, plan: Plan) -> list[Problem]:
                 f"name a folder with a config.json, or a hub id such as org/name{near}",
             )
         ]
-    if lookup(plan.values, "model.gated") and not _cached(name) and not _hub_token():
+    if lookup(plan.values, "model.gated") and hub.cached_config(name) is None and not _hub_token():
         what = f"{key}: {name} is gated, and there is no Hugging Face token"
         cure = f"accept its licence at huggingface.co/{name}, then `hf auth login` or set HF_TOKEN"
         near = _rehearse(recipe, plan, " without it")
@@ -197,17 +197,6 @@ def _package_problems(recipe: Recipe, plan: Plan) -> list[Problem]:
     return out
 
 
-def _cached(name: str) -> bool:
-    home = Path(
-        os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "huggingface"
-    )
-    hub = Path(os.environ.get("HF_HUB_CACHE") or home / "hub")
-    return any((hub / f"models--{name.replace('/', '--')}" / "snapshots").glob("*/config.json"))
-
-
 def _hub_token() -> bool:
-    home = Path(
-        os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "huggingface"
-    )
-    path = Path(os.environ.get("HF_TOKEN_PATH") or home / "token")
+    path = Path(os.environ.get("HF_TOKEN_PATH") or hub.home() / "token")
     return bool(os.environ.get("HF_TOKEN") or os.environ.get("HUGGING_FACE_HUB_TOKEN") or path.is_file())

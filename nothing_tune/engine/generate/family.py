@@ -9,10 +9,11 @@ vocabulary of two config.json decide; where these are not there, the answer is u
 from __future__ import annotations
 
 import json
-import os
 import re
 from pathlib import Path
 from typing import Any
+
+from nothing_tune.data.hub import cached_config
 
 FAMILIES: dict[str, tuple[str, ...]] = {
     "Qwen": ("qwen", "qwq", "qvq"),
@@ -98,7 +99,7 @@ def config(name: str, facts: Any = None) -> dict[str, Any]:
     """`model_type`, `vocab_size` of a model: of its folder, of the local cache of the hub, or of `facts`; empty where unknown."""
     path = Path(name).expanduser() / "config.json"
     if name and not path.is_file():
-        path = _cached(name)
+        path = cached_config(name) or path
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
         if isinstance(found, dict):
@@ -111,16 +112,6 @@ def config(name: str, facts: Any = None) -> dict[str, Any]:
         kind = re.fullmatch(r"(\w+?)(?:ForCausalLM|LMHeadModel)", str(facts.get("architecture") or ""))
         out = {"vocab_size": facts["vocab_size"], **({"model_type": kind[1].lower()} if kind else {})}
     return out
-
-
-def _cached(name: str) -> Path:
-    """config.json of a hub model in the local cache; a path that is not there when it has none."""
-    home = os.environ.get("HF_HUB_CACHE") or os.path.join(
-        os.environ.get("HF_HOME") or os.path.expanduser("~/.cache/huggingface"), "hub"
-    )
-    folder = Path(home) / f"models--{name.replace('/', '--')}" / "snapshots"
-    found = sorted(folder.glob("*/config.json"), key=os.path.getmtime) if folder.is_dir() else []
-    return found[-1] if found else folder / "config.json"
 
 
 def _all(names: set[str]) -> str:

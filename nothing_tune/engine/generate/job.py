@@ -28,6 +28,7 @@ from typing import Any, TextIO
 
 from nothing_tune.artifacts import write_text
 from nothing_tune.artifacts.redact import redact
+from nothing_tune.engine.chat import claimed_stdout
 from nothing_tune.engine.generate import compose, family
 from nothing_tune.engine.generate.ledger import Ledger, folder
 from nothing_tune.engine.generate.prompts import read
@@ -43,7 +44,7 @@ Send = Callable[..., None]
 
 def main(lines: TextIO | None = None, out: TextIO | None = None) -> int:
     """Does what the first line of `lines` (stdin) asks for, and returns the exit code."""
-    lines, out = lines or sys.stdin, out or _claimed_stdout()
+    lines, out = lines or sys.stdin, out or claimed_stdout()
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     stop, lock = threading.Event(), threading.Lock()
@@ -334,10 +335,3 @@ def _placed(problem: Problem, origins: dict[str, Any]) -> Problem:
         return problem
     place = Place(*found[0]) if found[0] else None
     return replace(problem, place=place, layer=found[1])
-
-
-def _claimed_stdout() -> TextIO:
-    """Standard output for the protocol alone: whatever libraries print goes to standard error."""
-    out = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)
-    return out

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from nothing_tune.data import duplicates, mixture, rows, sources, splits
+from nothing_tune.data import duplicates, mixture, rows, splits
 from nothing_tune.data.rows import Ledger, Row
 from nothing_tune.data.sources import Opened
 from nothing_tune.engine.prepare import audit, packing, store
@@ -315,7 +315,7 @@ def _report(
     counts = ledger.sources[-len(opened) :]
 
     def place(where: tuple[int, int]) -> str:
-        return sources.place(ledger.files[where[0]], where[1], ledger.by_line[where[0]])
+        return ledger.where(*where)
 
     def pairs(name: str) -> list[list[str]]:
         return [[place(a), place(b)] for a, b in work.examples.get(name, [])]
