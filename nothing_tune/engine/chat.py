@@ -19,6 +19,7 @@ from typing import Any, TextIO
 
 from nothing_tune.artifacts import Run
 from nothing_tune.engine import pickles
+from nothing_tune.engine.job import claimed_stdout
 from nothing_tune.engine.worker import ENVIRONMENT, with_environment
 from nothing_tune.errors import UsageError
 from nothing_tune.plan.model import Plan
@@ -163,10 +164,3 @@ def _stops(model: Any, tokenizer: Any) -> list[int]:
     known = model.generation_config.eos_token_id if model.generation_config else None
     ids = [known] if isinstance(known, int) else list(known or [])
     return list(dict.fromkeys([*ids, *([tokenizer.eos_token_id] if tokenizer.eos_token_id is not None else [])]))
-
-
-def claimed_stdout() -> TextIO:
-    """Standard output for the protocol alone: whatever libraries print goes to standard error."""
-    out = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)
-    return out

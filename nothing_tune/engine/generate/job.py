@@ -28,12 +28,12 @@ from typing import Any, TextIO
 
 from nothing_tune.artifacts import write_text
 from nothing_tune.artifacts.redact import redact
-from nothing_tune.engine.chat import claimed_stdout
 from nothing_tune.engine.generate import compose, family
 from nothing_tune.engine.generate.ledger import Ledger, folder
 from nothing_tune.engine.generate.prompts import read
 from nothing_tune.engine.generate.schedule import Schedule
 from nothing_tune.engine.generate.work import Work, cost, estimate, spent
+from nothing_tune.engine.job import claimed_stdout
 from nothing_tune.engine.worker import ENVIRONMENT, with_environment
 from nothing_tune.errors import Place, Problem, RunError, Stopped, StorageError, UsageError
 
