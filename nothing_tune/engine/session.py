@@ -261,6 +261,7 @@ def _report_start(plan: Plan, trainer: training.Trainer, rows: prepare.Prepared,
     dropped, sides = report["dropped"], (report["train"], report["eval"] or {})
     journal.event(
         "start",
+        total_steps=report["steps"]["total"],
         train_rows=sides[0]["rows"],
         eval_rows=sides[1].get("rows", 0),
         train_sequences=len(trainer.train_dataset),
