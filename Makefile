@@ -16,7 +16,7 @@ PARALLEL := OMP_NUM_THREADS=1 $(PYTEST) -q -n 2 --dist loadfile
 
 .DEFAULT_GOAL := help
 .PHONY: help quickstart test test-light test-engine test-full lint format types check docs docs-check bench bench-cli \
-	bench-train bench-checkpoint bench-prepare wheel-test storm clean
+	bench-train bench-checkpoint bench-prepare bench-memory wheel-test storm clean
 
 help: ## this list
 	@echo "nothing-tune: one YAML recipe says how a language model is fine-tuned"
@@ -63,7 +63,7 @@ docs: $(STAMP) ## write docs/reference from the code
 docs-check: $(STAMP) ## say what in docs/reference is not what the code says
 	@$(BIN)/python scripts/make_docs.py --check
 
-bench: bench-cli bench-train bench-checkpoint bench-prepare ## all benchmarks; writes docs/measurements (about 40 minutes, on a quiet machine)
+bench: bench-cli bench-train bench-checkpoint bench-prepare bench-memory ## all benchmarks; writes docs/measurements (about an hour, on a quiet machine)
 
 bench-cli: $(STAMP) ## time of `tune --help` and `tune show-config --why`
 	@$(BIN)/python benchmarks/bench_cli.py
@@ -76,6 +76,9 @@ bench-checkpoint: $(STAMP) ## what a save costs, what the protocol adds to a ste
 
 bench-prepare: $(STAMP) ## a million rows prepared, beside plain datasets.map (about 12 minutes)
 	@$(BIN)/python benchmarks/bench_prepare.py
+
+bench-memory: $(STAMP) ## peak memory: arithmetic beside simulation, simulation beside a real CPU and published numbers (about 15 minutes)
+	@OMP_NUM_THREADS=1 nice $(BIN)/python benchmarks/bench_memory.py
 
 wheel-test: $(STAMP) ## build the wheel, install it in a clean environment, use it there
 	@$(PYTEST) -q tests/test_wheel.py $(ARGS)

@@ -10,6 +10,7 @@ import argparse
 import difflib
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,8 +22,11 @@ import yaml
 from nothing_tune.cli import runs
 from nothing_tune.cli.app import COMMANDS
 from nothing_tune.recipe import schema, upstream
+from nothing_tune.recipe.guidance import SOURCES, Said, guided
+from nothing_tune.recipe.guidance.setting import ORDER, setting
 from nothing_tune.recipe.library import library_root, names
 from nothing_tune.recipe.model import lookup
+from nothing_tune.recipe.providers import providers
 from nothing_tune.recipe.ranges import RANGES
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -150,6 +154,43 @@ def recipe() -> str:
     return "".join(parts)
 
 
+def guidance_page() -> str:
+    """What other values of each key do, as `tune explain` says it."""
+    parts = [
+        "# What each setting does\n\n",
+        NOTE,
+        "What `tune explain KEY` says of other values, by section; it also tells the value in a recipe and why, range and default. ",
+        "In brackets: who says so; the rest is ours.\n\n",
+        *(f"- {short}: {title}\n" for short, title in SOURCES.values()),
+    ]
+    for section in ("", *ORDER):
+        keys = [k for k in guided() if (k.partition(".")[0] == section if section else k in schema.TOP)]
+        parts.append(f"\n## {section or 'Top'}\n")
+        for name in keys:
+            key, _, kind = name.partition("@")
+            found = setting(key, kind or "LORA")
+            if found is None or found.said.same:
+                continue
+            unit = "" if found.unit == "no unit" else f" Unit: {found.unit}."
+            heading = f"\n### {key}{f', of {kind}' if kind else ''}\n" if key != section else ""
+            parts.append(f"{heading}\n{prose(found.what)}{prose(unit)}\n")
+            rows = [(f"`{s.value}`", prose(told(s))) for s in found.said.alternatives]
+            parts.append(f"\n{table(('value', 'effect'), rows)}" if rows else "")
+            parts += [f"\n- {prose(told(s))}" for s in found.said.notes]
+            parts.append("\n" if found.said.notes else "")
+    return "".join(parts)
+
+
+def told(said: Said) -> str:
+    """What is said, with who says so in brackets."""
+    return f"{said.text} ({', '.join(said.names)})" if said.names else said.text
+
+
+def prose(text: str) -> str:
+    """A text in which markdown reads no tags: `<|im_start|>` as code."""
+    return re.sub(r"(<[^ ]+>)", r"`\1`", text)
+
+
 def comment(path: Path) -> str:
     """The opening comment of a layer file, without the modeline, as one paragraph."""
     lines = []
@@ -199,7 +240,28 @@ def library() -> str:
     ):
         rows = [(f"[`{n}`](../../recipes/{kind}/{n}.yaml)", comment(root / kind / f"{n}.yaml")) for n in names(kind)]
         parts.append(f"\n## {title}\n\n{how}\n\n{table((kind.removesuffix('s'), 'what'), rows)}")
+    parts.append(prices())
     return "".join(parts)
+
+
+def prices() -> str:
+    """What the providers ask for an hour of each GPU."""
+    rows = [
+        (
+            p.gpu,
+            one.title,
+            p.tier,
+            f"{p.usd_per_hour:.2f}",
+            p.as_of or "undated",
+            f"at least {p.least}" if p.least > 1 else p.note,
+        )
+        for one in providers()
+        for p in one.prices
+        if p.usd_per_hour
+    ]
+    header = ("GPU", "provider", "tier", "US dollars an hour", "as of", "note")
+    text = "`tune list providers`. Sources are in `recipes/providers`; [costs.md](../costs.md) tells how to give your own price."
+    return f"\n## Prices\n\n{text}\n\n{table(header, sorted(rows))}"
 
 
 def documents() -> dict[Path, str]:
@@ -208,6 +270,7 @@ def documents() -> dict[Path, str]:
         ROOT / "docs/reference/cli.md": cli(),
         ROOT / "docs/reference/recipe.md": recipe(),
         ROOT / "docs/reference/library.md": library(),
+        ROOT / "docs/reference/guidance.md": guidance_page(),
         ROOT / "recipes/schema.json": json.dumps(schema.json_schema(), indent=1, ensure_ascii=False) + "\n",
     }
 

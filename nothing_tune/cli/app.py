@@ -18,17 +18,21 @@ from nothing_tune.cli.typed import lighten
 from nothing_tune.errors import Problem, TuneError, UsageError
 
 COMMANDS = {
+    "init": "Makes a recipe for a model and data of your own, from a few questions.",
     "list": "Lists the library: recipes, GPUs, methods, quantizations, scenarios, models.",
     "show-config": "Shows a recipe with all its layers merged, and where each value comes from.",
+    "explain": "Explains a setting: what it does, its range, its value here and why.",
     "validate": "Checks recipes and shows everything that is wrong with them, without training.",
     "schema": "Prints a JSON schema of recipes, for completion and hover text in an editor.",
     "data": "Looks at data, converts, splits, cleans, mixes and generates it.",
+    "plan": "Tells steps, memory, time and cost of a run before it starts.",
     "train": "Fine-tunes a model as a recipe says, and shows the run until it ends.",
     "resume": "Continues a run exactly where it stopped.",
     "watch": "Shows a run that goes on, or how one ended.",
     "stop": "Stops a run after its current step, with a checkpoint to continue from.",
     "runs": "Lists the runs, newest first; `runs show` tells everything about one.",
     "chat": "Talks to the model that a run has trained.",
+    "doctor": "Looks at this machine, or at a run, and says what is wrong and what to do.",
 }
 """Command -> its help, in the order of the flow. The command itself is `command` in the module of that name."""
 

@@ -19,6 +19,7 @@ EXIT_CODES = {
     3: "plan impossible: it does not fit, or cannot train",
     4: "the engine could not be started",
     5: "the run failed",
+    6: "the plan cannot tell",
     65: "resume refused: data, recipe or versions changed",
     70: "diverged: the loss is no longer finite",
     71: "out of memory, after every retry",

@@ -18,10 +18,12 @@ KINDS = {
     "quantization": "layers: [quantization/NAME]",
     "scenarios": "--scenario NAME",
     "models": "--with models/NAME",
+    "providers": "where GPUs are rented, and for how much; launch.usd_per_hour is your own price",
 }
 EXAMPLES = (
     ("tune list", "all kinds"),
     ("tune list gpus", "the GPUs, their facts, and which one is here"),
+    ("tune list providers", "what an hour of a GPU costs, where, and when that was read"),
     ("tune list recipes --json", "for a program"),
 )
 EXITS = (0, 2)
@@ -53,6 +55,8 @@ def command(
         console.out_json(rows[kind] if kind else rows)
     elif kind == "gpus":
         console.out(*_gpus(_rows("gpus")))
+    elif kind == "providers":
+        console.out(*_providers(_rows("providers")))
     elif kind:
         console.out(*_described(kind, _rows(kind)))
     else:
@@ -63,7 +67,9 @@ def command(
 
 
 def _rows(kind: str) -> list[dict[str, Any]]:
-    """`{name, description}` of each, and for GPUs their facts and whether it is the one found here."""
+    """`{name, description}` of each; for GPUs their facts and whether it is the one found here, for providers what they ask."""
+    if kind == "providers":
+        return _asked()
     from nothing_tune.recipe.library import LAYER_KINDS, library_root, names
     from nothing_tune.recipe.reader import read_file
 
@@ -119,6 +125,33 @@ def _gpus(rows: list[dict[str, Any]]) -> list[str]:
         )
     heads = ["gpus", "memory", "bf16", "cc", "TFLOPS", "bandwidth", ""]
     return console.table(heads, cells, right=(1, 3, 4, 5), paint=_first_cyan())
+
+
+def _asked() -> list[dict[str, Any]]:
+    from dataclasses import asdict
+
+    from nothing_tune.recipe.providers import providers
+
+    return [{"name": one.name, "description": one.good_for, **asdict(one)} for one in providers()]
+
+
+def _providers(rows: list[dict[str, Any]]) -> list[str]:
+    """What each asks, by GPU; then what speaks for each, and what to mind."""
+    asked = [(row["name"], price) for row in rows for price in row["prices"] if price["usd_per_hour"]]
+    asked.sort(key=lambda pair: (pair[1]["gpu"], pair[1]["usd_per_hour"]))
+    cells = []
+    for name, price in asked:
+        note = "; ".join(n for n in (f"{price['least']} at least" if price["least"] > 1 else "", price["note"]) if n)
+        cells.append((price["gpu"], name, price["tier"], f"${price['usd_per_hour']:.2f}", price["as_of"] or "-", note))
+    out = console.table(["gpu", "provider", "tier", "an hour", "as of", ""], cells, right=(3,), paint=_first_cyan())
+    paint = console.ink()
+    for row in rows:
+        spread = ""
+        if row["low"] is not None:
+            spread = f"  ${row['low']:.2f} to ${row['high']:.2f} an hour by {row['range_source']}, undated"
+        out += ["", f"{paint.bold(row['title'])}{paint.dim(spread)}"]
+        out += [f"  {row['good_for']}", f"  {paint.dim('mind: ' + row['mind'])}"]
+    return out
 
 
 def _first_cyan() -> Callable[[int, str, str], str]:

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from subprocess import Popen, TimeoutExpired
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nothing_tune.artifacts import Run
 from nothing_tune.cli import console, notices
@@ -33,6 +33,9 @@ from nothing_tune.cli.view import (
     standing,
 )
 from nothing_tune.errors import Problem, RunError, TuneError
+
+if TYPE_CHECKING:
+    from nothing_tune.plan.forecast import Forecast
 
 POLL_S = 0.2
 """Seconds between two looks at the run directory, on a terminal and while a run is being stopped."""
@@ -100,12 +103,18 @@ def called(run: Run) -> str:
     return run.id if run.path.parent == runs_root() else shown(run.path)
 
 
-def show_header(run: Run) -> None:
-    """Writes what the run is: recipe, id, model, method, data, GPU, precision with its reason, batch."""
+def show_header(run: Run, found: Forecast | None = None) -> None:
+    """Writes what the run is: recipe, id, model, method, data, GPU, precision with its reason, batch; and of its forecast what
+    was `found`."""
+    from nothing_tune.cli.plan import page
+
     paint = console.ink()
     plan = run.plan()
     facts = {name: console.near(text) for name, text in plan_facts(plan).items()}
-    console.out(f"{paint.bold(str(plan.get('name')))}  {paint.dim(run.id)}", *header(facts, paint), "")
+    if found:
+        facts |= page.facts(found, paint)
+    console.out(f"{paint.bold(str(plan.get('name')))}  {paint.dim(run.id)}", *header(facts, paint))
+    console.out(*(page.warnings(found, paint) if found else ()), "")
     sys.stdout.flush()
 
 

@@ -101,6 +101,23 @@ With = Annotated[
         autocompletion=complete_layers,
     ),
 ]
+Model = Annotated[
+    str | None,
+    typer.Option("--model", metavar="NAME", help="Without a recipe: the base model, a hub id or a folder."),
+]
+Data = Annotated[
+    str | None,
+    typer.Option("--data", metavar="FILE", help="Without a recipe: the training data, a file or a hub id."),
+]
+Method = Annotated[
+    str | None,
+    typer.Option(
+        "--method",
+        metavar="NAME",
+        help="Without a recipe: how to train, see `tune list methods` [default: qlora].",
+        autocompletion=complete_library("methods"),
+    ),
+]
 Unset = Annotated[
     list[str] | None, typer.Option("--unset", metavar="KEY", help="Remove a value, as ~KEY does; may be given again.")
 ]
@@ -149,6 +166,37 @@ def split_words(words: Sequence[str] | None) -> tuple[str | None, list[str]]:
             f"two recipes are given: {names[0]} and {names[1]}", hint="an override is written KEY=VALUE, without spaces"
         )
     return (names[0] if names else None), [w for w in words or () if is_override(w)]
+
+
+def recipe_or_composed(
+    words: Sequence[str] | None, model: str | None, data: str | None, method: str | None, command: str
+) -> tuple[str, list[str]]:
+    """`(recipe, overrides)` that a command line means: a recipe that it names, or one composed for `--model` and `--data`.
+
+    Raises:
+        UsageError: Neither is given, or both; `command` (`train`) is how the hint begins.
+    """
+    recipe, overrides = split_words(words)
+    if not (model or data or method):
+        if recipe is None:
+            raise UsageError(
+                "which recipe? none is named",
+                hint=f"tune {command} quickstart; or tune {command} --model NAME --data FILE; tune list shows the recipes",
+            )
+        return recipe, overrides
+    if recipe is not None:
+        raise UsageError(
+            f"a recipe ({recipe}) and --model, --data or --method are given",
+            hint=f"with a recipe write: tune {command} {recipe} model.name_or_path=NAME data.train=FILE",
+        )
+    if not model or not data:
+        raise UsageError(
+            f"--{'data' if model else 'model'} is missing", hint=f"tune {command} --model ORG/NAME --data rows.jsonl"
+        )
+    from nothing_tune.run import compose
+
+    layer, composed = compose(model, data, method or "qlora")
+    return layer, [*composed, *overrides]
 
 
 def is_override(word: str) -> bool:

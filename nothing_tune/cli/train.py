@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json as jsonlib
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from nothing_tune.cli import console, options
 from nothing_tune.cli.help import RUNNING
-from nothing_tune.errors import UsageError
+from nothing_tune.errors import PlanError, UsageError
 
 EXAMPLES = (
     ("tune train quickstart", "the model that ships with tune, on any machine"),
@@ -28,23 +29,9 @@ def command(
     scenario: options.Scenario = None,
     with_: options.With = None,
     unset: options.Unset = None,
-    model: Annotated[
-        str | None,
-        typer.Option("--model", metavar="NAME", help="Without a recipe: the base model, a hub id or a folder."),
-    ] = None,
-    data: Annotated[
-        str | None,
-        typer.Option("--data", metavar="FILE", help="Without a recipe: the training data, a file or a hub id."),
-    ] = None,
-    method: Annotated[
-        str | None,
-        typer.Option(
-            "--method",
-            metavar="NAME",
-            help="Without a recipe: how to train, see `tune list methods` [default: qlora].",
-            autocompletion=options.complete_library("methods"),
-        ),
-    ] = None,
+    model: options.Model = None,
+    data: options.Data = None,
+    method: options.Method = None,
     max_samples: Annotated[
         int | None,
         typer.Option("--max-samples", metavar="N", min=1, help="Train on at most N rows: data.max_samples=N."),
@@ -68,14 +55,33 @@ def command(
         typer.Option("--continue", help="Continue run --name where it exists, so that the same command can run again."),
     ] = False,
     drift: options.AllowVersionDrift = False,
+    plan_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--plan",
+            metavar="FILE",
+            help="Train what tune plan --save wrote, and refuse where recipe, data or versions have changed since.",
+            show_default=False,
+        ),
+    ] = None,
+    anyway: Annotated[
+        bool, typer.Option("--anyway", help="Start although the plan says that it cannot fit or cannot train.")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be trained, and make nothing.")] = False,
+    rehearse: Annotated[
+        bool,
+        typer.Option(
+            "--rehearse", help="Run the whole recipe on this CPU in a minute, its model made small; keep nothing."
+        ),
+    ] = False,
     detach: Annotated[bool, typer.Option("--detach", help="Start the run and return at once.")] = False,
     json: Annotated[
         bool, typer.Option("--json", help="Print the run's result as JSON when it ends, and nothing before.")
     ] = False,
 ) -> None:
     """Resolves the recipe, makes the run, starts the engine and follows it."""
-    from nothing_tune.artifacts import check_name, runs_root
+    from nothing_tune.artifacts import check_name, runs_root, write_json
+    from nothing_tune.plan import forecast as forecasts
     from nothing_tune.plan import make_plan
     from nothing_tune.run import untracked
 
@@ -83,7 +89,17 @@ def command(
         raise UsageError("--continue needs --name", hint="tune resume latest continues the newest run")
     if dry_run and name:
         check_name(name, None if continue_ else runs_root(runs_dir))
-    recipe_name, overrides = options.split_words(words)
+    saved = None
+    if plan_file:
+        from nothing_tune.run import saved as plans
+
+        saved = plans.load(plan_file)
+        if not (words or model or data or method):
+            said = saved.words
+            words = [said["recipe"], *said["overrides"]]
+            gpu, scenario = gpu or said["gpu"], scenario or said["scenario"]
+            with_, unset = with_ or said["with"], unset or said["unset"]
+    recipe_name, overrides = options.recipe_or_composed(words, model, data, method, "train")
     if max_samples is not None:
         overrides.append(f"data.max_samples={max_samples}")
     if max_steps is not None:
@@ -92,16 +108,10 @@ def command(
         overrides.append(f"checkpoint.deadline={jsonlib.dumps(deadline)}")
     if drift:
         options.allow_version_drift()
-    if model or data or method:
-        recipe_name, composed = _composed(recipe_name, model, data, method)
-        overrides = [*composed, *overrides]
-    elif recipe_name is None:
-        raise UsageError(
-            "which recipe? none is named",
-            hint="tune train quickstart; or tune train --model NAME --data FILE; tune list shows the recipes",
-        )
     recipe = options.load(recipe_name, gpu=gpu, scenario=scenario, with_=with_, overrides=overrides, unset=unset)
     plan = make_plan(recipe)
+    if saved:
+        plans.refuse_drift(saved, recipe, plan)
     if not json:
         console.show_problems([*recipe.advice, *(untracked(plan) if dry_run else ())])
         if model:
@@ -109,23 +119,46 @@ def command(
     if dry_run:
         _dry(recipe, plan, json)
         return
+    if rehearse:
+        from nothing_tune.cli import rehearsal
+
+        again = rehearsal.command_line(recipe_name, gpu, scenario, with_, overrides, unset)
+        rehearsal.rehearse(recipe, plan, again, json)
+        return
 
     from nothing_tune import run as runs
 
-    run = runs.prepare(
-        recipe, plan, root=runs_root(runs_dir), name=name, continue_=continue_, say=quiet if json else console.note
-    )
+    root = runs_root(runs_dir)
+    begun = bool(continue_ and name and (root / name / "plan.json").is_file())
+    found = None if begun else _forecast(plan, root)
+    if found and not anyway and (problems := forecasts.impossible(found)):
+        raise PlanError(*problems)
+    run = runs.prepare(recipe, plan, root=root, name=name, continue_=continue_, say=quiet if json else console.note)
     if continue_ and run.state() == "done":
         raise typer.Exit(show_done(run, json))
-    launch(run, detach=detach, json=json)
+    if found:
+        write_json(run.path / "forecast.json", found.to_json())
+    launch(run, detach=detach, json=json, found=found)
 
 
 def quiet(line: str) -> None:
     """Says nothing: stdout and stderr are a program's."""
 
 
-def launch(run: Any, *, detach: bool, json: bool) -> None:
-    """Starts the engine on `run` and follows it to its end; leaves with the run's exit code."""
+def _forecast(plan: Any, root: Path | None = None) -> Any:
+    """What the plan will do, from what can be had in a moment: small data is counted, tokens are the engine's business."""
+    from nothing_tune.run import forecast
+
+    rows, error = console.outcome(lambda: forecast.counted(plan, forecast.COUNTS_UP_TO))
+    return None if error or rows is None else forecast.forecast(plan, rows, fetch=False, runs=root)
+
+
+def launch(run: Any, *, detach: bool, json: bool, found: Any = None) -> None:
+    """Starts the engine on `run` and follows it to its end; leaves with the run's exit code.
+
+    Args:
+        found: The forecast of a new run, which is shown before it starts.
+    """
     from nothing_tune import run as runs
     from nothing_tune.cli import live
 
@@ -139,7 +172,7 @@ def launch(run: Any, *, detach: bool, json: bool) -> None:
     with live.caught() as presses:  # one that comes while the engine starts must reach it, too
         process = runs.start(run)
         if not json:
-            live.show_header(run)
+            live.show_header(run, found)
         code = live.follow(
             run,
             process=process,
@@ -166,23 +199,8 @@ def show_done(run: Any, json: bool) -> int:
     return live.follow(run)
 
 
-def _composed(recipe: str | None, model: str | None, data: str | None, method: str | None) -> tuple[str, list[str]]:
-    """`(layer, overrides)` for `--model` and `--data`."""
-    if recipe is not None:
-        raise UsageError(
-            f"a recipe ({recipe}) and --model, --data or --method are given",
-            hint=f"with a recipe write: tune train {recipe} model.name_or_path=NAME data.train=FILE",
-        )
-    if not model or not data:
-        raise UsageError(
-            f"--{'data' if model else 'model'} is missing", hint="tune train --model ORG/NAME --data rows.jsonl"
-        )
-    from nothing_tune.run import compose
-
-    return compose(model, data, method or "qlora")
-
-
 def _dry(recipe: Any, plan: Any, json: bool) -> None:
+    from nothing_tune.cli.plan import page
     from nothing_tune.cli.view import header, plan_facts
     from nothing_tune.run import missing
 
@@ -194,7 +212,13 @@ def _dry(recipe: Any, plan: Any, json: bool) -> None:
     data = jsonlib.loads(jsonlib.dumps(plan.to_json(), default=str))
     layers = " · ".join(layer.name for layer in recipe.layers)
     facts = {**{name: console.near(text) for name, text in plan_facts(data).items()}, "layers": layers}
-    console.out(f"{paint.bold(plan.name)}  {paint.dim('dry run: nothing was made')}", *header(facts, paint))
+    found = _forecast(plan)
+    facts |= page.facts(found, paint) if found else {}
+    console.out(
+        f"{paint.bold(plan.name)}  {paint.dim('dry run: nothing was made')}",
+        *header(facts | (page.facts(found, paint) if found else {}), paint),
+    )
+    console.out(*(page.warnings(found, paint) if found else ()))
     if lacking:
         console.out("", paint.warn("it could not start on this machine now:"))
         for problem in lacking:

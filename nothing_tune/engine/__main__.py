@@ -2,7 +2,9 @@
 
 `python -m nothing_tune.engine chat RUN_DIR [--base]` answers messages over JSON lines, see `chat`;
 `python -m nothing_tune.engine inspect` looks at the rows of a plan, see `inspect`;
-`python -m nothing_tune.engine generate` makes rows with a generator, see `generate.job`.
+`python -m nothing_tune.engine simulate` runs a step on fake tensors to know its memory, see `simulate`;
+`python -m nothing_tune.engine generate` makes rows with a generator, see `generate.job`;
+`python -m nothing_tune.engine probe` tries the libraries, see `probe`.
 """
 
 from __future__ import annotations
@@ -30,10 +32,22 @@ def main(arguments: list[str]) -> int:
         from nothing_tune.engine import inspect
 
         return inspect.main()
+    if arguments == ["simulate"]:
+        from nothing_tune.engine import simulate
+
+        return simulate.main()
     if arguments == ["generate"]:
         from nothing_tune.engine.generate import job
 
         return job.main()
+    if arguments == ["rehearse"]:
+        from nothing_tune.engine import rehearse
+
+        return rehearse.main()
+    if arguments == ["probe"]:
+        from nothing_tune.engine import probe
+
+        return probe.main()
     if len(arguments) != 1 or arguments[0].startswith("-"):
         print(USAGE, file=sys.stderr)
         return 2

@@ -48,6 +48,9 @@ class Rehearsal(TrainerCallback):
             ballast = optimizer_ballast(trainer)
             inputs = trainer.data_collator([trainer.train_dataset[i] for i in rows])
             items = (inputs["labels"] != -100).sum().to(args.device) if "labels" in inputs else None
+            trainer.current_gradient_accumulation_steps = (
+                1  # set by the loop that has not begun; losses of experts read it
+            )
             trainer.accelerator.gradient_state._set_sync_gradients(True)
             trainer.training_step(trainer.model_wrapped, inputs, items)
             trainer.model_wrapped.zero_grad()

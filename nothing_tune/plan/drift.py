@@ -23,7 +23,7 @@ FREE = (
     "monitor.non_finite_steps", "monitor.loss_spike", "monitor.rehearse", "monitor.hang_minutes",
     # How batches reach the device. Workers that persist are not among these: they draw one seed instead of one an epoch.
     "training.dataloader_num_workers", "training.dataloader_pin_memory", "training.dataloader_prefetch_factor",
-    "training.torch_empty_cache_steps", "training.ddp_timeout", "training.skip_memory_metrics", "launch.",
+    "training.torch_empty_cache_steps", "training.ddp_timeout", "training.skip_memory_metrics", "launch.", "advice.",
     # Facts, a sample that is used only where data.train names it, and how many bad rows stop a run: the rows that are
     # left are compared themselves.
     "gpu.", "data.sample", "data.sample.", "data.max_bad_rows",

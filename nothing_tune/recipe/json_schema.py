@@ -36,6 +36,7 @@ ABOUT = {
     "monitor": "What is watched, and when a run ends early.",
     "checkpoint": "What is saved, when, and what is kept.",
     "launch": "How many processes train together.",
+    "advice": "Which advice of `tune plan` the recipe does not follow, and why.",
     "gpu": "Facts of the chosen GPU.",
 }
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from nothing_tune import formats
 from nothing_tune.recipe import duration
+from nothing_tune.recipe.advice import ADVICE
 from nothing_tune.recipe.names import PEFT_RULES, TRAINING_RULES
 
 __all__ = [
@@ -367,6 +368,21 @@ SECTIONS: dict[str, dict[str, Field]] = {
         "processes": Field(
             ("int",), "Processes that train together, one on each GPU; the global batch stays as written.", 1, low=1
         ),
+        "usd_per_hour": Field(
+            NUMBER,
+            "What an hour of one GPU costs you, in US dollars, for the plan's costs; null is nothing: your own GPU.",
+            low=0,
+        ),
+    },
+    "advice": {
+        "accept": Field(
+            ("dict", "null"),
+            "Advice of `tune plan` that this recipe does not follow: the rule, and the reason, which is shown with it.",
+            fields={
+                name: Field(STR, f"Why this is as it should be: {doc[0].lower()}{doc[1:]}")
+                for name, doc in ADVICE.items()
+            },
+        ),
     },
     "gpu": {
         "name": Field(STR, "Name of the GPU layer, such as l4."),
@@ -377,6 +393,18 @@ SECTIONS: dict[str, dict[str, Field]] = {
         "memory_bandwidth_gbs": Field(NUMBER, "Memory bandwidth in 10^9 bytes a second.", low=0, above=True),
         "tflops_fp16": Field(NUMBER, "Dense float16 throughput in 10^12 operations a second.", low=0, above=True),
         "tflops_bf16": Field(NUMBER, "Dense bfloat16 throughput in 10^12 operations a second.", low=0, above=True),
+        "efficiency": Field(
+            ("dict", "null"),
+            "Share of that throughput which large matrix products reach; null is unknown.",
+            fields={
+                "value": Field(("float",), "As expected.", low=0, above=True, high=1),
+                "low": Field(("float",), "The least that is likely.", low=0, above=True, high=1),
+                "high": Field(("float",), "The most that is likely.", low=0, above=True, high=1),
+                "measured": Field(BOOL, "Whether it was measured on this GPU; false is an assumption."),
+                "source": Field(TEXT, "Where it comes from."),
+                "as_of": Field(TEXT, "Date of that, YYYY-MM-DD."),
+            },
+        ),
         "compute_capability": Field(TEXT, 'CUDA compute capability as text, such as "8.9".'),
         "bf16": Field(MAYBE, "Whether the hardware computes in bfloat16; emulated counts as no."),
         "flash_attention": Field(MAYBE, "Whether FlashAttention-2 runs on it."),

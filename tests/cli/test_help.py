@@ -24,6 +24,7 @@ PARTS = {
     "notices",
     "options",
     "origins",
+    "rehearsal",
     "typed",
     "view",
     "yaml_text",
@@ -36,17 +37,21 @@ Usage: tune COMMAND [OPTIONS]
 Fine-tunes language models from YAML recipes.
 
 Commands:
+  init         Makes a recipe for a model and data of your own, from a few questions.
   list         Lists the library: recipes, GPUs, methods, quantizations, scenarios, models.
   show-config  Shows a recipe with all its layers merged, and where each value comes from.
+  explain      Explains a setting: what it does, its range, its value here and why.
   validate     Checks recipes and shows everything that is wrong with them, without training.
   schema       Prints a JSON schema of recipes, for completion and hover text in an editor.
   data         Looks at data, converts, splits, cleans, mixes and generates it.
+  plan         Tells steps, memory, time and cost of a run before it starts.
   train        Fine-tunes a model as a recipe says, and shows the run until it ends.
   resume       Continues a run exactly where it stopped.
   watch        Shows a run that goes on, or how one ended.
   stop         Stops a run after its current step, with a checkpoint to continue from.
   runs         Lists the runs, newest first; `runs show` tells everything about one.
   chat         Talks to the model that a run has trained.
+  doctor       Looks at this machine, or at a run, and says what is wrong and what to do.
 
 Options:
   --version             Show the version.
@@ -137,7 +142,7 @@ def test_exit_codes_are_those_of_the_errors() -> None:
     kinds = [TuneError]
     for kind in kinds:
         kinds.extend(kind.__subclasses__())
-    assert set(EXIT_CODES) == {0, *(kind.exit_code for kind in kinds if kind.__module__ == "nothing_tune.errors")}
+    assert set(EXIT_CODES) == {0, 6, *(kind.exit_code for kind in kinds if kind.__module__ == "nothing_tune.errors")}
     for name in COMMANDS:
         module = import_module(f"nothing_tune.cli.{name.replace('-', '_')}")
         assert set(module.EXITS) <= set(EXIT_CODES)

@@ -41,10 +41,11 @@ def test_list_gpus(tune: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) ->
 
 def test_list_all(tune: Callable[..., Any]) -> None:
     said = tune("list").out
-    for kind in ("gpus", "methods", "quantization", "scenarios", "models"):
+    kinds = {"gpus", "methods", "quantization", "scenarios", "models", "providers"}
+    for kind in kinds:
         for name in names(kind):
             assert f"  {name}" in said
-    assert set(tune("list", "--json").json()) == {"recipes", "gpus", "methods", "quantization", "scenarios", "models"}
+    assert set(tune("list", "--json").json()) == {"recipes", *kinds}
 
 
 def test_validate_good(tune: Callable[..., Any]) -> None:

@@ -25,10 +25,15 @@ CASES = [
     (["data", "inspect", "--help"], (*HEAVY, "rich", "omegaconf", "yaml")),
     (["runs"], (*HEAVY, "rich", "omegaconf", "yaml")),
     (["show-config", "nothing-gpt", "--gpu", "l4", "--why"], (*HEAVY, "rich")),
+    (["explain", "learning_rate", "nothing-gpt", "--gpu", "l4"], (*HEAVY, "rich")),
     (["validate", "quickstart"], (*HEAVY, "rich")),
     (["train", "quickstart", "--dry-run"], HEAVY),
     (["list", "gpus"], (*HEAVY, "rich")),
     (["schema"], (*HEAVY, "rich")),
+    (
+        ["init", "--model", "nano", "--gpu", "cpu", "--data", "ORG/NAME", "--no-look", "--yes", "--dry-run"],
+        (*HEAVY, "rich"),
+    ),
 ]
 
 

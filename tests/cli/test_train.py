@@ -105,7 +105,9 @@ def test_dry_run_looks_at_the_name(tune: Callable[..., Any], started: list[Run],
 def test_dry_run(tune: Callable[..., Any], started: list[Run]) -> None:
     said = tune("train", "tiny.yaml", "--gpu", "t4", "--dry-run", "--max-steps", "7", "--max-samples", "3")
     assert said.code == 0
-    lines = dict(line.strip().split("  ", 1) for line in said.out.splitlines()[1:])
+    heading, _, _ = said.out.partition("\n\n")
+    lines = dict(line.strip().split("  ", 1) for line in heading.splitlines()[1:])
+    assert lines["steps"].strip() == "1 an epoch, 7 in 7 epochs; the last step of an epoch has 1"
     assert said.out.splitlines()[0] == "tiny  dry run: nothing was made"
     assert {k: v.strip() for k, v in lines.items()}["data"] == "rows.jsonl, at most 3 rows"
     assert lines["precision"] == "fp16: t4 has no bfloat16"

@@ -49,6 +49,7 @@ def show(run_id: options.RunId, runs_dir: options.RunsDir = None, json: options.
     paint = console.ink()
     facts = {name: console.near(text) for name, text in plan_facts(plan, view.rows).items()}
     facts["layers"] = " · ".join(console.near(name) for name in lock.get("layers") or [])
+    facts["planned"] = _planned(read_json(run.path / "forecast.json") or {})
     facts["parent"] = _parent(lock.get("parent") or {})
     console.out(f"{paint.bold(str(plan.get('name')))}  {paint.dim(run.id)}", *header(facts, paint))
     if len(attempts) > 1 or any(a["acts"] for a in attempts):
@@ -87,6 +88,22 @@ def _parent(parent: dict[str, Any]) -> str:
     changed = parent.get("changed") or {}
     what = ", ".join(f"{key} {shown(pair[0])} -> {shown(pair[1])}" for key, pair in changed.items() if len(pair) == 2)
     return f"{parent.get('run')} at step {parent.get('step')}, {how}{f': {what}' if what else ''}"
+
+
+def _planned(forecast: dict[str, Any]) -> str:
+    """`120 steps, 5.6 GiB, 4.1 h (2.9 h to 6.5 h)`: what was told before the start; empty where nothing was."""
+    from nothing_tune.cli.plan.page import gib, hours
+
+    maths, memory = (forecast.get(key) or {} for key in ("maths", "memory"))
+    parts = []
+    if maths:
+        parts.append(console.plural(int(maths["total"]), "step"))
+    if memory:
+        parts.append(f"{gib(memory['longest']['peak'])} of memory at most")
+    if forecast.get("hours"):
+        expected, low, high = map(hours, forecast["hours"])
+        parts.append(f"{expected} ({low} to {high})")
+    return ", ".join(parts)
 
 
 def _attempts(rows: list[dict[str, Any]]) -> list[str]:

@@ -29,7 +29,7 @@ from nothing_tune.plan.steps import steps
 if TYPE_CHECKING:
     from datasets import Dataset
 
-VERSION = 1
+VERSION = 2
 """Raised when the same sources and settings give other tokens: what was prepared before is then not found again."""
 DEFAULT_LENGTH = 1024
 PACKED_SAMPLE = 20_000

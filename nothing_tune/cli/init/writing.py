@@ -1,0 +1,243 @@
+"""From answers to the recipe: its layers, its values with their reasons, its text, checked and written."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from nothing_tune.cli.init import fit, offers
+from nothing_tune.cli.init.look import Gpu
+from nothing_tune.cli.init.state import State, facts, knobs, steps
+from nothing_tune.errors import Problem, UsageError
+from nothing_tune.recipe import compose, defaults
+from nothing_tune.recipe.compose import Setting
+
+SCHEMAS = ("recipe.schema.json", "schema.json")
+"""Names under which `tune schema` may have been written beside the recipe."""
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A recipe that is not written yet: its `text`, what it sets itself, and the layers."""
+
+    text: str
+    settings: tuple[Setting, ...]
+    layers: tuple[str, ...]
+
+
+def draft(state: State, folder: Path | None = None) -> Draft:
+    """The recipe of all answers, for a file in `folder` (None: that of `state.file`): relative paths are written relative to it."""
+    beside = state.file.absolute().parent if folder is None else folder
+    layers = (f"methods/{state.method}", *([state.model.layer] if state.model.layer else []))
+    everything = _settings(state, beside)
+    own = compose.differing(everything, _below(layers, state.model.name, state.gpu))
+    schema = next((name for name in SCHEMAS if (beside / name).is_file()), "") if folder is None else ""
+    goal, data = state.values["goal"], state.data
+    text = compose.text(
+        str(state.values["name"]),
+        layers,
+        own,
+        header=_header(state),
+        description=f"{goal} on {Path(data.source).name}; {_short(state)}, {state.method}, {state.gpu.name}",
+        schema=schema,
+    )
+    return Draft(text, tuple(own), layers)
+
+
+def load(state: State, text: str, folder: Path) -> tuple[Any, Any]:
+    """`(recipe, plan)` of a text as if it were a file in `folder`; nothing of it stays there.
+
+    Raises:
+        RecipeError, PlanError: It is no recipe, or cannot be planned.
+        StorageError: Nothing can be written to `folder`.
+    """
+    from nothing_tune.artifacts.files import write_text
+    from nothing_tune.plan import make_plan
+    from nothing_tune.recipe import load_recipe
+
+    path = folder / f".{state.file.stem}.{os.getpid()}.yaml"
+    try:
+        write_text(path, text, durable=False)
+        machine = state.gpu.machine
+        recipe = load_recipe(path, gpu=state.gpu.name, machine=dict(machine) if machine else None)
+        return recipe, make_plan(recipe)
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def rehearse(state: State) -> tuple[Any, Any]:
+    """`(recipe, plan)` of the answers, checked in a folder of its own: for the review, and for what is only shown."""
+    with tempfile.TemporaryDirectory(prefix="tune-init-") as name:
+        return load(state, draft(state, Path(name)).text, Path(name))
+
+
+def write(state: State) -> tuple[Draft, Any, Any]:
+    """Checks the recipe and writes it to `state.file`, whole or not at all; returns its draft, the recipe and the plan.
+
+    Raises:
+        UsageError: The file is there, and is not to be replaced; or its folder is not.
+        RecipeError, PlanError: The recipe cannot be loaded.
+        StorageError: It cannot be written.
+    """
+    from nothing_tune.artifacts.files import write_text
+
+    path = state.file
+    check_file(path, state.force)
+    made = draft(state)
+    recipe, plan = load(state, made.text, path.absolute().parent)
+    check_file(path, state.force)
+    write_text(path, made.text)
+    return made, recipe, plan
+
+
+def check_file(path: Path, force: bool) -> None:
+    """Refuses a file that cannot be written, or is there and is not to be replaced."""
+    if path.suffix not in (".yaml", ".yml"):
+        raise UsageError(
+            Problem(f"{path} is no name for a recipe", hint=f"recipes are YAML: {path.with_suffix('.yaml')}")
+        )
+    if path.is_dir():
+        raise UsageError(Problem(f"{path} is a folder", hint="name a file that ends in .yaml"))
+    if not path.absolute().parent.is_dir():
+        raise UsageError(Problem(f"there is no folder {path.parent}", hint=f"mkdir -p {path.parent}"))
+    if path.exists() and not force:
+        raise UsageError(Problem(f"there is a file {path}", hint="name another one, or --force replaces it"))
+
+
+@lru_cache(maxsize=8)
+def _below(layers: tuple[str, ...], model: str, gpu: Gpu) -> dict[str, Any]:
+    """What layers and GPU say together, below the recipe's own body."""
+    from nothing_tune.recipe import load_recipe
+
+    method, *models = layers
+    more = [] if models else [f"model.name_or_path={compose.scalar(model)}"]
+    recipe = load_recipe(
+        method,
+        gpu=gpu.name,
+        with_=tuple(models),
+        overrides=["data.train=rows.jsonl", "data.eval=0.1", "name=recipe", *more],
+        machine=dict(gpu.machine) if gpu.machine else None,
+    )
+    return recipe.values
+
+
+def _settings(state: State, folder: Path) -> list[Setting]:
+    """Every value that the answers decide, in the order of the file."""
+    from nothing_tune.data import sources
+
+    model, data, goal, share = state.model, state.data, str(state.values["goal"]), state.values["eval"]
+    known, chosen = facts(state), knobs(state)
+    values = {name: one.value for name, one in chosen.items()}
+
+    def placed(name: str) -> str:
+        if not sources.is_file(name) or os.path.isabs(os.path.expanduser(name)):
+            return name
+        near = os.path.relpath(name, folder)
+        return near if folder == Path.cwd() or not near.startswith("../..") else os.path.abspath(name)
+
+    out = []
+    if not model.layer:
+        name = placed(model.name) if Path(model.name).expanduser().is_dir() else model.name
+        out.append(Setting("model.name_or_path", name, model.told, kept=True))
+    out.append(Setting("data.train", placed(data.source), data.told, kept=True))
+    if data.columns:
+        out.append(Setting("data.columns", dict(data.columns), "the format's column: the file's"))
+    if data.format == "transcript":
+        out.append(Setting("data.format", "transcript", "a chat log: who speaks, and what is said"))
+        out.append(Setting("data.transcript.speaker", state.values["speaker"], "whose lines are learned"))
+    if isinstance(share, float):
+        out.append(Setting("data.eval", share, _held_out(state), kept=True))
+    else:
+        value = None if share is None else placed(share)
+        out.append(
+            Setting("data.eval", value, "nothing is held out" if share is None else "rows of their own", kept=True)
+        )
+    if model.template is False and data.kind == "messages":
+        out.append(Setting("data.chat_template", "chatml", "the model has no template of its own"))
+    for name in ("rank", "alpha", "dropout"):
+        if name in chosen:
+            out.append(Setting(defaults.KNOBS[name].key, values[name], _why(state, name, chosen[name])))
+    for name in ("max_length", "packing"):
+        out.append(Setting(defaults.KNOBS[name].key, values[name], _why(state, name, chosen[name])))
+    if goal == "completion" and data.kind in ("messages", "prompt-completion"):
+        key = "assistant_only_loss" if data.kind == "messages" else "completion_only_loss"
+        out.append(Setting(f"training.{key}", False, "completion: every word is learned, not the answers alone"))
+    for name in ("batch", "accumulation"):
+        out.append(Setting(defaults.KNOBS[name].key, values[name], _why(state, name, chosen[name])))
+    out.append(Setting("training.per_device_eval_batch_size", values["batch"], "as the training has"))
+    for name in ("epochs", "lr", "warmup"):
+        out.append(Setting(defaults.KNOBS[name].key, values[name], _why(state, name, chosen[name])))
+    every = defaults.evaluation(known, values)
+    if share is None:
+        out.append(Setting("training.eval_strategy", "no", "there is nothing to evaluate on"))
+        out.append(Setting("training.load_best_model_at_end", False, "without evaluation there is no best"))
+    elif every.value is not None:
+        out.append(Setting("training.eval_steps", every.value, every.why))
+    if every.value is not None:
+        out.append(
+            Setting("training.save_steps", every.value, "with each evaluation" if share is not None else every.why)
+        )
+    logged = defaults.logging(known, values)
+    if logged.value is not None:
+        out.append(Setting("training.logging_steps", logged.value, logged.why))
+    out.append(Setting("tracking.tracker", state.values["tracker"], offers.TRACKERS[state.values["tracker"]]))
+    if state.values["tracker"] != "none":
+        out.append(Setting("tracking.project", state.values["name"], "the recipe's name"))
+    return out
+
+
+def _held_out(state: State) -> str:
+    rows = state.data.rows
+    told = "this share of the rows is held out"
+    return (
+        told
+        if rows is None
+        else f"{told}: {'about ' if state.data.about else ''}{round(rows * state.values['eval']):,}"
+    )
+
+
+def _why(state: State, name: str, one: defaults.Default) -> str:
+    return defaults.KNOBS[name].what if name in state.given else one.why
+
+
+def _short(state: State) -> str:
+    return state.model.layer.removeprefix("models/") or state.model.name.rstrip("/").rsplit("/", 1)[-1]
+
+
+def _header(state: State) -> list[str]:
+    """The comment at the top: what it is, how to run it, what it needs."""
+    model, gpu, data = state.model, state.gpu, state.data
+    file, flag = str(state.file), "" if gpu.here else f" --gpu {gpu.name}"
+    words = [f"tune plan {file}{flag}", f"tune train {file} --rehearse", f"tune train {file}{flag}"]
+    left = max(len(w) for w in words) + 2
+    need = []
+    if gpu.kind == "cuda":
+        chosen = knobs(state)
+        took = fit.needs(model, state.method, gpu, int(chosen["batch"].value), int(chosen["max_length"].value))
+        need.append(f"{gpu.name} ({gpu.told})" + (f", {took.told} of it by estimate" if took else ""))
+    if model.gated:
+        need.append("access to the gated model (accept its terms, then `hf auth login` or HF_TOKEN)")
+    if model.gated is None and not Path(model.name).expanduser().is_dir():
+        need.append("a network for the model, and a token where it is gated")
+    if state.values["tracker"] == "wandb":
+        need.append("a wandb key")
+    total = steps(state, knobs(state))
+    lines = [
+        f"{state.values['name']}: {state.values['goal']} on {data.source}; {_short(state)}, {state.method}.",
+        "",
+        f"  plan      {words[0].ljust(left)}  steps, memory, time, cost and advice",
+        f"  rehearse  {words[1].ljust(left)}  the whole way in a minute, on this machine",
+        f"  run       {words[2].ljust(left)}" + (f"  about {total[1]:,} steps" if total else ""),
+    ]
+    for number, each in enumerate(need):
+        lines.append(f"  {'needs' if not number else '     '}     {each}{';' if number < len(need) - 1 else ''}")
+    return [
+        *lines,
+        "",
+        "Written by tune init. Each comment is the reason for its value. All other values are in the layers:",
+        f"tune show-config {file}{flag}",
+    ]
