@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ from nothing_tune.artifacts import read_json, write_json
 from nothing_tune.errors import Problem, ResumeRefused, UsageError
 from nothing_tune.plan import Plan, drift
 from nothing_tune.plan.forecast import Forecast
+from nothing_tune.recipe import library
 from nothing_tune.recipe.model import Recipe
 from nothing_tune.run.prepare import lock
 
@@ -79,12 +80,7 @@ def refuse_drift(saved: Saved, recipe: Recipe, plan: Plan) -> None:
         before, after = saved.lock.get("data", {}).get(name), now["data"].get(name)
         if before != after:
             what = "is gone" if after is None else "was not there" if before is None else "has changed"
-            problems.append(Problem(f"the data {name} {what} since the plan was saved", "data.train"))
+            problems.append(Problem(f"the data {library.shown(Path(name))} {what} since the plan was saved", "data.train"))
     if problems:
         hint = f"look again: tune plan ... --save {saved.path}; or train without --plan"
-        first, *rest = problems
-        raise (
-            ResumeRefused(*rest, Problem(first.what, first.key, hint=hint))
-            if rest
-            else ResumeRefused(Problem(first.what, first.key, hint=hint))
-        )
+        raise ResumeRefused(*problems[:-1], replace(problems[-1], hint=hint))

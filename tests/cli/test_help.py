@@ -125,7 +125,7 @@ def test_one_file_a_command() -> None:
     folder = Path(nothing_tune.cli.__path__[0])
     files = {p.stem for p in folder.glob("*.py")} | {p.parent.name for p in folder.glob("*/__init__.py")}
     assert files == PARTS | {name.replace("-", "_") for name in COMMANDS}
-    assert len(COMMANDS) == 11
+    assert len(COMMANDS) == 15
 
 
 def test_options_are_described() -> None:

@@ -263,7 +263,7 @@ def test_the_job_answers_in_json_lines() -> None:
     assert job.main(io.StringIO(json.dumps(request) + "\n"), out) == 0
     events = [json.loads(line) for line in out.getvalue().splitlines()]
     assert [e["type"] for e in events] == ["progress"] * 3 + ["simulation"]
-    assert events[-1]["rows"] == 2 and events[-1]["length"] == 64
+    assert (events[-1]["rows"], events[-1]["length"]) == (2, 64)
     assert events[-1]["peak"] == sum(events[-1]["terms"].values())
     out = io.StringIO()
     assert job.main(io.StringIO(json.dumps({**request, "config": {"model_type": "nothing"}}) + "\n"), out) == 2

@@ -149,9 +149,10 @@ def test_more_rows_or_tokens_never_need_less(
     config |= {"num_experts": 8, "moe_intermediate_size": 256, "num_experts_per_tok": 2, "head_dim": 64}
     target = "all-linear" if family != "qwen3_moe" else ["q_proj", "v_proj"]
     peft: dict[str, Any] | None = {**LORA, "r": 8, "target_modules": target, "use_dora": method == "dora"}
-    if method in ("full", "ia3", "vera"):
-        peft = {"ia3": {"peft_type": "IA3"}, "vera": {"peft_type": "VERA", "r": 64}}.get(method)
-        peft = peft and {**peft, "target_modules": target, "feedforward_modules": []}
+    if method in ("ia3", "vera"):
+        peft = {"peft_type": method, "r": 64, "target_modules": target, "feedforward_modules": []}
+    elif method == "full":
+        peft = None
     quant = {"qlora": {**NF4, "bnb_4bit_compute_dtype": "bfloat16"}, "8bit": {"load_in_8bit": True}}.get(method)
     made = plan(peft=peft, quantization=quant, attention=attention, training={"activation_checkpointing": checkpoint})
     model = shape(config)

@@ -126,8 +126,7 @@ def arguments(plan: Plan) -> Any:
     here = {"bf16": False, "fp16": False, "tf32": None, "use_cpu": True, "report_to": "none"}
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        args = build.sft_config(replace(plan, training={**plan.training, **here}), Path(folder))
-    return args
+        return build.sft_config(replace(plan, training={**plan.training, **here}), Path(folder))
 
 
 def mixed(plan: Plan) -> Any:

@@ -15,36 +15,14 @@ import torch
 from torch.overrides import TorchFunctionMode, _get_current_function_mode
 
 FLOAT32 = frozenset(
-    [
-        "layer_norm",
-        "group_norm",
-        "exp",
-        "expm1",
-        "log",
-        "log2",
-        "log10",
-        "log1p",
-        "pow",
-        "rsqrt",
-        "reciprocal",
-        "softplus",
-        "sinh",
-        "cosh",
-        "tan",
-        "logsumexp",
-        "norm",
-        "cosine_similarity",
-        "nll_loss",
-        "kl_div",
-        "l1_loss",
-        "smooth_l1_loss",
-        "huber_loss",
-        "mse_loss",
-        "binary_cross_entropy_with_logits",
-    ]
-)
+    {
+        "layer_norm", "group_norm", "norm", "exp", "expm1", "log", "log2", "log10", "log1p", "pow", "rsqrt", "reciprocal",
+        "softplus", "sinh", "cosh", "tan", "logsumexp", "cosine_similarity", "nll_loss", "kl_div", "l1_loss", "smooth_l1_loss",
+        "huber_loss", "mse_loss", "binary_cross_entropy_with_logits",
+    }
+)  # fmt: skip
 """Functions that autocast runs in float32 on CUDA (PyTorch 2.13 manual, `Automatic Mixed Precision`, CUDA op reference)."""
-FLOAT32_BY_DTYPE = frozenset(["softmax", "log_softmax", "sum", "prod", "cumsum", "cumprod"])
+FLOAT32_BY_DTYPE = frozenset({"softmax", "log_softmax", "sum", "prod", "cumsum", "cumprod"})
 """The same, where the caller names no dtype."""
 HALF = (torch.float16, torch.bfloat16)
 FLASH_WIDEST = 256
@@ -95,9 +73,8 @@ class Cuda(TorchFunctionMode):
         if torch.is_autocast_enabled("cpu"):
             if name in FLOAT32:
                 args = tuple(_float(a) for a in args)
-            elif name in FLOAT32_BY_DTYPE and kwargs.get("dtype") is None and _is_half(args[0] if args else None):
-                if not any(isinstance(a, torch.dtype) for a in args):
-                    kwargs = {**kwargs, "dtype": torch.float32}
+            elif name in FLOAT32_BY_DTYPE and args and _is_half(args[0]) and not _names_dtype(args, kwargs):
+                kwargs = {**kwargs, "dtype": torch.float32}
         way = self.ways.get(name)
         if way is not None:
             return way(func, args, kwargs)
@@ -195,7 +172,7 @@ class Attention(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, query: Any, key: Any, value: Any, mask: Any, kernel: str) -> Any:  # type: ignore[override]
+    def forward(ctx: Any, query: Any, key: Any, value: Any, mask: Any, kernel: str) -> Any:
         """The result of the kernel's shape: (rows, heads, tokens, width)."""
         rows, heads, tokens, _ = query.shape
         out = query.new_empty(rows, tokens, heads, value.shape[-1]).transpose(1, 2)
@@ -205,7 +182,7 @@ class Attention(torch.autograd.Function):
         return out
 
     @staticmethod
-    def backward(ctx: Any, grad: Any) -> Any:  # type: ignore[override]
+    def backward(ctx: Any, grad: Any) -> Any:
         """Gradients of the kernel's shapes."""
         query, key, value, _, _, _ = ctx.saved_tensors
         rows, heads, tokens, width = query.shape
@@ -233,6 +210,10 @@ def _up(count: int, step: int) -> int:
 
 def _is_half(value: Any) -> bool:
     return isinstance(value, torch.Tensor) and value.dtype in HALF
+
+
+def _names_dtype(args: Any, kwargs: Any) -> bool:
+    return kwargs.get("dtype") is not None or any(isinstance(a, torch.dtype) for a in args)
 
 
 def _float(value: Any) -> Any:

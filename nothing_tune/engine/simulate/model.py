@@ -283,7 +283,8 @@ def _named(name: str, parent: type) -> type:
 
 def parameter_bytes(model: Any) -> dict[str, list[torch.Tensor]]:
     """Tensors of `weights` (frozen ones, scales and buffers included) and `adapters` (trained ones beside the base)."""
-    weights, adapters = [], []
+    weights: list[torch.Tensor] = []
+    adapters: list[torch.Tensor] = []
     for module in model.modules():
         for parameter in module._parameters.values():
             if parameter is None:

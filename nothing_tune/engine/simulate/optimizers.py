@@ -30,7 +30,7 @@ class Kept(torch.optim.Optimizer):
         self.moments, self.bits, self.paged = moments, bits, paged
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+    def step(self, closure: Any = None) -> None:
         """Makes the states where there are none."""
         for group in self.param_groups:
             for weight in group["params"]:
@@ -59,11 +59,9 @@ def optimizer(args: Any, model: Any, foreach: bool) -> torch.optim.Optimizer:
     name = str(getattr(args.optim, "value", args.optim))
     trained = [p for p in model.parameters() if p.requires_grad]
     family = next((f for f in STATES if f in name), None)
-    if family and (
-        "bnb" in name or "8bit" in name or "paged" in name or "32bit" in name or family in ("lion", "ademamix")
-    ):
-        if name != "adamw_torch_8bit":
-            return Kept(trained, STATES[family], 8 if "8bit" in name or name == "adamw_bnb" else 32, "paged" in name)
+    theirs = "bnb" in name or "paged" in name or family in ("lion", "ademamix") or name == "adamw_8bit"
+    if family and theirs:
+        return Kept(trained, STATES[family], 8 if "8bit" in name else 32, "paged" in name)
     refused = Problem(
         f"the memory of optimizer {name} is not simulated",
         key="training.optim",

@@ -117,7 +117,7 @@ def _mixed(forward: Callable[..., Any], amp: torch.dtype | None) -> Callable[...
         return forward
     from accelerate.utils.operations import convert_outputs_to_fp32
 
-    return convert_outputs_to_fp32(torch.autocast("cpu", dtype=amp)(forward))  # type: ignore[no-any-return]
+    return convert_outputs_to_fp32(torch.autocast("cpu", dtype=amp)(forward))
 
 
 def _loss(model: Any, forward: Callable[..., Any], batch: Batch) -> tuple[torch.Tensor, Any]:
@@ -128,7 +128,7 @@ def _loss(model: Any, forward: Callable[..., Any], batch: Batch) -> tuple[torch.
         out = forward(**inputs, use_cache=False, num_items_in_batch=count)
         return out.loss, out if batch.loss == "plain" else None
     text = model.config.get_text_config()
-    aux = hasattr(text, "output_router_logits") and getattr(text, "router_aux_loss_coef", 0.0)
+    aux = float(getattr(text, "router_aux_loss_coef", 0.0) or 0.0) if hasattr(text, "output_router_logits") else 0.0
     if aux:
         inputs["output_router_logits"] = True
     out = forward(**inputs, use_cache=False, fused_lm_head=True)
@@ -198,7 +198,7 @@ def _within(checkpoint: Callable[..., Any], mode: Cuda) -> Callable[..., Any]:
 def _counted_head(real: Any, scored: int, ledger: Ledger) -> Any:
     """TRL's fused head, given only the positions that the loss is on, as on a GPU; what it makes counts as logits."""
 
-    class Head(real):  # type: ignore[misc]
+    class Head(real):
         """The same, counted."""
 
         @staticmethod

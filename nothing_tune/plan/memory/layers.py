@@ -99,7 +99,7 @@ class Layers:
     def _cast_weight(self, weight: Tensor, width: int) -> Tensor:
         if weight.width == width:
             return weight
-        if weight.node is None or not weight.node.leaf:
+        if not self.tape.trains(weight):
             return self.cast(weight, width)
         key = str(id(weight))
         if key not in self.tape.casts:

@@ -93,6 +93,7 @@ class Tape:
         self.nodes: list[Node] = []
         self.gradients: list[Storage] = []
         self.casts: dict[str, Tensor] = {}
+        self.trained: set[str] = set()
         self._weights: dict[str, Tensor] = {}
 
     def alloc(self, size: int, kind: str = ACTIVATIONS) -> Storage:
@@ -110,11 +111,17 @@ class Tape:
         """A weight, counted elsewhere; where it `trains`, its gradient stays."""
         if name not in self._weights:
             node = None
+            if trains:
+                self.trained.add(name)
             if trains and self.grad:
                 node = Node((), None, ())
                 node.leaf = True
             self._weights[name] = Tensor(numel, width, None, node)
         return self._weights[name]
+
+    def trains(self, weight: Tensor) -> bool:
+        """Whether `weight` trains, be it recorded now or not."""
+        return any(self._weights.get(name) is weight for name in self.trained)
 
     def op(
         self,
