@@ -40,7 +40,7 @@ def config(kind: str = "llama", **changes: Any) -> dict[str, Any]:
     """A small decoder's config.json."""
     return {
         "model_type": kind, "hidden_size": 128, "num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 2,
-        "intermediate_size": 256, "vocab_size": 512, "head_dim": 32, "tie_word_embeddings": True, "pad_token_id": 0,
+        "intermediate_size": 256, "vocab_size": 1000, "head_dim": 32, "tie_word_embeddings": True, "pad_token_id": 0,
         "bos_token_id": 1, "eos_token_id": 2, **changes,
     }  # fmt: skip
 

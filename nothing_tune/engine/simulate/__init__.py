@@ -69,7 +69,9 @@ def simulate(request: Mapping[str, Any], tell: Tell = lambda _: None) -> dict[st
     )
     config, beside = model.config_of(plan, request.get("config"))
     mode = FakeTensorMode(allow_non_fake_inputs=True)
-    ledger = Ledger(int(config.get_text_config().vocab_size), kernels.card(plan.gpu).cuda)
+    cuda = kernels.card(plan.gpu).cuda
+    by_width = batch.loss != "installed" or not cuda  # else the fused head itself says what logits are
+    ledger = Ledger(int(config.get_text_config().vocab_size) if by_width else 0, cuda)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         tell("building the model")

@@ -122,10 +122,14 @@ def evaluation_rare(facts: Facts) -> Iterator[Advice]:
     )
 
 
+TRIAL = 50
+"""A run of fewer steps is a trial, whose evaluation costs nothing that matters."""
+
+
 def evaluation_costs(facts: Facts) -> Iterator[Advice]:
     """Evaluation is a forward pass over all its rows, each time."""
     maths = facts.maths
-    if maths is None or maths.evaluations is None or not maths.exact or not facts.rows.eval:
+    if maths is None or maths.evaluations is None or not maths.exact or not facts.rows.eval or maths.total < TRIAL:
         return
     now = maths.evaluations
     cost = _cost(facts, now.steps, now.count)

@@ -38,7 +38,7 @@ class Band:
 
 LORA = Band(1e-4, 5e-4, 2e-4, f"{MARCO}, learning_rate; {STUDIO}")
 LORA_LARGE = Band(1e-4, 2e-4, 1e-4, f"{STUDIO}, larger models")
-LORA_TINY = Band(1e-4, 5e-3, 1e-3, f"{OURS}, measured on the model that ships; {STUDIO}: smaller models bear more")
+LORA_TINY = Band(1e-4, 5e-3, 1e-3, f"{OURS}, as the model that ships is trained; {STUDIO}: smaller models bear more")
 FULL = Band(1e-5, 5e-5, 1e-5, f"{MARCO}, learning_rate")
 FULL_TINY = Band(1e-5, 2e-3, 5e-4, f"{OURS}, the model that ships; {STUDIO}: smaller models bear more")
 DECOMPOSED = Band(2e-5, 5e-4, 2e-4, "PiSSA, arXiv 2404.02948; learning rates of LoRA variants, arXiv 2602.04998")

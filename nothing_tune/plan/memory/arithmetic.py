@@ -7,7 +7,7 @@ from functools import lru_cache
 
 from nothing_tune.plan.architecture import Block, Shape, Unlisted
 from nothing_tune.plan.memory.layers import Layers
-from nothing_tune.plan.memory.model import ARITHMETIC, BAND, CONTEXT, FRAGMENTATION, Estimate
+from nothing_tune.plan.memory.model import ABOVE, ARITHMETIC, BELOW, CONTEXT, FRAGMENTATION, Estimate
 from nothing_tune.plan.memory.setting import FULL, FUSED, Setting, setting
 from nothing_tune.plan.memory.tape import ACTIVATIONS, GRADIENTS, LOGITS, Storage, Tape, Tensor
 from nothing_tune.plan.memory.weights import adapter_bytes, gradient_bytes, optimizer_bytes, weight_bytes
@@ -63,8 +63,8 @@ def estimate(shape: Shape, plan: Plan, rows: int, length: int, loss: str = FUSED
     worst = max(
         allocated, *(sum(_terms(shape, other, rows, length).values()) for other in _worse(shape, set_, plan, rows))
     )
-    low = CONTEXT + int(allocated * (1 - BAND))
-    high = CONTEXT + int(worst * (1 + BAND) * (1 + FRAGMENTATION))
+    low = CONTEXT + int(allocated * (1 - BELOW))
+    high = CONTEXT + int(worst * (1 + ABOVE) * (1 + FRAGMENTATION))
     return Estimate(terms=terms, peak=peak, low=low, high=high, rows=rows, length=length, method=ARITHMETIC)
 
 

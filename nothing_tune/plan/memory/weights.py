@@ -134,7 +134,9 @@ def optimizer_bytes(shape: Shape, set_: Setting) -> tuple[int, int]:
     kept, step = 0.0, 0
     for numel, width, count in trainable(shape, set_):
         kept += count * _states(numel, width, copies, kind)
-        if kind == "factored":  # one weight after the other: its square, and the update; copies of 16-bit weights and gradients
+        if (
+            kind == "factored"
+        ):  # one weight after the other: its square, and the update; copies of 16-bit weights and gradients
             step = max(step, numel * 4 * (2 if width == 4 else 4))
         else:
             step += count * up(numel * width) * more
