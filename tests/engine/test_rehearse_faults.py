@@ -240,7 +240,8 @@ def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     code, problem = found(tmp_path, full_size(tmp_path / "model"))
     assert code == 74
     assert problem.what == "the disk refused to write: No space left on device"
-    assert problem.hint == "free some space"
+    assert problem.hint == "free some space, or set TMPDIR to another folder"
+    assert problem.key == ""
 
 
 def test_a_child_that_is_killed(tmp_path: Path) -> None:

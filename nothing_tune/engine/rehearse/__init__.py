@@ -254,6 +254,8 @@ class Rehearsal:
             replace(p, hint=p.hint.replace("the run's engine.log", str(self.log))) if bug else self._in_their_words(p)
             for p in known.problems
         ]
+        if isinstance(known, StorageError):  # no setting is to blame
+            problems = [replace(p, hint="free some space, or set TMPDIR to another folder") for p in known.problems]
         seconds = time.monotonic() - self.began
         self.send(type="stage", stage=self.stage, state="failed", seconds=seconds, what=problems[0].what)
         return type(known)(*problems)

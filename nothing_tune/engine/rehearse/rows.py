@@ -188,7 +188,7 @@ def _chosen(data: Any, counts: tuple[int, int, int], most: int, together: int | 
         whole = 0
         for number, pair in enumerate(list(picked)):
             whole += pairs[pair]
-            if whole > together and number >= 2:
+            if whole > together and number >= 1:
                 del picked[pair]
     return sorted(picked)
 

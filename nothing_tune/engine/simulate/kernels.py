@@ -204,6 +204,27 @@ class Attention(torch.autograd.Function):
         return d_query, d_key, d_value, None, None
 
 
+class EightBit(torch.autograd.Function):
+    """Memory of bitsandbytes' int8 product (bitsandbytes 0.50, `MatMul8bitLt`), without its arithmetic."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Any, weight: Any, scales: Any) -> Any:
+        """The product; on the way the rows in float16 and int8, their scales, and the product in int32."""
+        half = rows.to(torch.float16)
+        held = [torch.empty(half.shape, dtype=torch.int8), torch.empty(half.shape[:-1], dtype=torch.float32)]
+        shape = (*rows.shape[:-1], weight.shape[0])
+        held.append(torch.empty(shape, dtype=torch.int32))
+        ctx.save_for_backward(rows, weight, scales)
+        return torch.empty(shape, dtype=rows.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Any) -> Any:
+        """The rows' gradient, from the weight in their type."""
+        rows, weight, scales = ctx.saved_tensors
+        whole = weight.to(rows.dtype).mul_(scales.unsqueeze(1).mul(1.0 / 127.0))
+        return torch.matmul(grad.to(rows.dtype), whole), None, None
+
+
 def _up(count: int, step: int) -> int:
     return -(-count // step) * step
 

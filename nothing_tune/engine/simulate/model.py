@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from nothing_tune.engine import build
+from nothing_tune.engine.simulate.kernels import EightBit
 from nothing_tune.engine.train import cast_trainable
 from nothing_tune.errors import PlanError, Problem, UsageError
 from nothing_tune.plan.model import Plan
@@ -255,8 +256,6 @@ def _four_bit(module: Any, parameter: Any, dtype: torch.dtype) -> nn.Parameter:
 
 def _eight_bit(module: Any, parameter: Any) -> nn.Parameter:
     """An int8 weight with one scale a row, as `Int8Params` holds them on a GPU."""
-    from bitsandbytes.autograd._functions import MatMul8bitLt
-
     packed = nn.Parameter(torch.empty(parameter.shape, dtype=torch.int8), requires_grad=False)
     packed.__class__ = _named("Int8Params", type(packed))
     packed.has_fp16_weights = False
@@ -264,9 +263,8 @@ def _eight_bit(module: Any, parameter: Any) -> nn.Parameter:
     module.state.CB, module.state.SCB, module.state.has_fp16_weights = packed.data, packed.SCB, False
 
     def forward(rows: torch.Tensor) -> torch.Tensor:
-        """What `Linear8bitLt` calls on a GPU; on a CPU it takes another way."""
-        bias = None if module.bias is None else module.bias.to(rows.dtype)
-        out: torch.Tensor = MatMul8bitLt.apply(rows, packed, None, bias, module.state)
+        """What `Linear8bitLt` makes on a GPU; which columns are outliers depends on values, and they are few."""
+        out: torch.Tensor = EightBit.apply(rows, packed.data, packed.SCB)
         return out
 
     module.forward = forward
@@ -313,6 +311,8 @@ def wrapped(plan: Plan, model: Any, args: Any) -> Any:
         PlanError: PEFT refuses the model or the settings.
     """
     settings = build.peft_config(plan)
+    if settings is None and getattr(model, "is_quantized", False):
+        raise PlanError("nothing of a quantised model can be trained", hint="set peft, or quantization to null")
     if settings is not None:
         model = _adapted(model, settings)
         if args.activation_checkpointing:
@@ -322,8 +322,6 @@ def wrapped(plan: Plan, model: Any, args: Any) -> Any:
                 if parameter.requires_grad and "lora_magnitude_vector" not in name:
                     parameter.data = parameter.data.to(torch.bfloat16)
     cast_trainable(model, plan.trainable_dtype)
-    if not any(p.requires_grad for p in model.parameters()):
-        raise PlanError("nothing of the model would be trained", hint="set peft, or quantization to null")
     if args.activation_checkpointing:
         kwargs = dict(args.activation_checkpointing_kwargs or {})
         kwargs.pop("selective", None)

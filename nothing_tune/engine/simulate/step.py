@@ -88,7 +88,9 @@ def run(
         ledger.restart()
         forward = _mixed(model.forward, None if batch.loss == "plain" else amp)
         loss, kept = _loss(model, forward, batch)
+        ledger.summing = True
         loss.backward()
+        ledger.summing = False
         del loss
         if args.max_grad_norm:
             nn.utils.clip_grad_norm_(trained, args.max_grad_norm)

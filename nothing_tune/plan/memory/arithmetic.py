@@ -149,7 +149,7 @@ def _passes(shape: Shape, set_: Setting, rows: int, length: int, standing: int) 
         best = max(best, _plus(here, piece.backward), key=sum)
         grown = _plus(grown, piece.left)
     if set_.method is None or (set_.method and "embed_tokens" in set_.method.saved):
-        own = shape.embedding * (set_.width if set_.method is None else set_.adapter)
+        own = shape.embedding * (set_.width if set_.method is None else set_.saved)
         last = _plus(_plus(start, grown), (tokens * shape.hidden * width, own, 0))
         best = max(best, last, key=sum)
     return best
@@ -259,7 +259,7 @@ def _fused_loss(tape: Tape, shape: Shape, set_: Setting, hidden: Tensor) -> Tens
     """TRL's fused output layer: logits exist a tile at a time, forward and again backward."""
     tokens, compute = hidden.numel // shape.hidden, set_.amp or hidden.width
     trains = _output_trains(set_)
-    width = set_.width if set_.method is None else set_.adapter if trains else set_.width
+    width = set_.saved if trains and set_.method else set_.width
     picked = tape.op(hidden.numel, hidden.width, [hidden], back=hidden.bytes)  # only supervised positions are scored
     picked_index = tape.alloc(tokens * 16)
     columns = min(TILE_COLUMNS, shape.vocab)

@@ -34,8 +34,9 @@ class Setting:
         compute: Bytes of the type that 4-bit weights are multiplied in.
         method: The PEFT method; None trains everything.
         adapter: Bytes of an element of the adapter.
+        saved: The same of modules that train in full besides (`modules_to_save`), copies in the model's own type.
         magnitude: The same of DoRA's magnitude.
-        attention: `eager`, `sdpa` or `flash`.
+        attention: `eager`, `sdpa`, `flash`, or `math`: what sdpa falls back to where no fused kernel runs.
         block_mask: Several documents in one row: attention needs a mask (packing or padding-free, without flash attention).
         padding: Rows of different length: attention needs a mask for them (without flash attention).
         checkpoint: Whether layers are computed again in the backward pass.
@@ -43,7 +44,7 @@ class Setting:
         world: Processes that train together.
         optimizer: Name as `training.optim` has it.
         loss: `fused` or `full`.
-        forwards: Forward passes a step makes for its loss; 2 with label smoothing.
+        skip: Matrices that stay unquantised (`llm_int8_skip_modules`), by name.
     """
 
     width: int
@@ -54,6 +55,7 @@ class Setting:
     compute: int
     method: Method | None
     adapter: int
+    saved: int
     magnitude: int
     attention: str
     block_mask: bool
@@ -111,6 +113,7 @@ def setting(shape: Shape, plan: Plan, loss: str = FUSED) -> Setting:
         compute=compute,
         method=made,
         adapter=_adapter_width(plan, quant),
+        saved=_adapter_width(plan, quant) if quant or plan.trainable_dtype else WIDTH[dtype],
         magnitude=4,
         attention=attention,
         block_mask=packed and attention != "flash",

@@ -101,7 +101,7 @@ def trainable(shape: Shape, set_: Setting) -> list[tuple[int, int, int]]:
     out += [(numel, set_.adapter, 1) for numel in router_parameters(shape, made)]
     parts = trained(shape, made)
     if parts["saved"]:
-        out.append((saved(shape, made), set_.adapter, 1))
+        out.append((saved(shape, made), set_.saved, 1))
     for rows in made.tokens:
         if rows:
             out.append((rows * shape.hidden, set_.adapter, 1))
