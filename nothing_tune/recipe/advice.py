@@ -17,6 +17,7 @@ ADVICE: dict[str, str] = {
     "rows-dropped": "The last rows of each epoch are left out, and they are many, or all.",
     "micro-batch-could-grow": "Gradients are accumulated while a larger micro batch fits.",
     "evaluation-batch-small": "Fewer rows at once in evaluation than in training, which needs more memory.",
+    "attention-refused": "Attention that the model cannot be loaded with.",
     "fp16-with-bf16-hardware": "float16 on a GPU that computes in bfloat16.",
     "bf16-without-hardware": "bfloat16 on a processor.",
     "float32-on-half-hardware": "float32 on a GPU that computes in 16 bits.",

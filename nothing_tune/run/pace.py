@@ -25,6 +25,8 @@ ALIKE = (
 
 def pace(plan: Plan, root: Path) -> Pace | None:
     """The pace of the newest run in `root` that trained as `plan` would, on a machine like this one; None without one."""
+    if not root.is_dir():
+        return None
     wanted = _marks(plan.values)
     for run_id in reversed(run_ids(root)[-LOOKED_AT:]):
         run = Run(root / run_id)

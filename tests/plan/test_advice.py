@@ -37,6 +37,7 @@ CONFIG = {
     "tie_word_embeddings": True,
 }  # fmt: skip
 LLAMA = shape(CONFIG)
+CAPPED = shape({**CONFIG, "model_type": "gemma2"})
 SHORT = shape({**CONFIG, "max_position_embeddings": 4096})
 ROWS = 11_111
 
@@ -191,6 +192,7 @@ CASES: list[Case] = [
     Case("rows-dropped", {"training.dataloader_drop_last": True, B: 16, A: 1}, rows=of(9)),
     Case("micro-batch-could-grow", {B: 1, A: 16}, facts={"memory": tight}),
     Case("evaluation-batch-small", {"training.per_device_eval_batch_size": 1}),
+    Case("attention-refused", {}, facts={"shape": CAPPED}),
     Case("fp16-with-bf16-hardware", {"training.fp16": True}),
     Case(
         "fp16-with-bf16-hardware",
@@ -336,6 +338,7 @@ QUIET: list[Case] = [
     Case("micro-batch-could-grow", {B: 2, A: 8}, facts={"memory": used}),
     Case("micro-batch-could-grow", {B: 1, A: 16}, facts={"memory": used}, gpu="cpu"),
     Case("evaluation-batch-small", {"training.per_device_eval_batch_size": 8}),
+    Case("attention-refused", {"model.attn_implementation": "eager"}, facts={"shape": CAPPED}),
     Case("fp16-with-bf16-hardware", {}, gpu="t4"),
     Case("bf16-without-hardware", {"training.bf16": True}),
     Case("float32-on-half-hardware", {}, gpu="cpu"),

@@ -1,4 +1,4 @@
-"""Advice on number types: of training, of the base, of 4-bit weights."""
+"""Advice on how the model computes: number types of training, base and 4-bit weights, and attention."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from nothing_tune.plan.advice.facts import NOTHING_GPT, OURS, STUDIO, Advice, Facts, Rule
 from nothing_tune.plan.precision import HALF
 
-COMPUTE, DTYPE = "quantization.bnb_4bit_compute_dtype", "model.dtype"
+COMPUTE, DTYPE, ATTENTION = "quantization.bnb_4bit_compute_dtype", "model.dtype", "model.attn_implementation"
 
 
 def fp16_with_bf16_hardware(facts: Facts) -> Iterator[Advice]:
@@ -130,7 +130,23 @@ def fp4_weights(facts: Facts) -> Iterator[Advice]:
     )
 
 
+def attention_refused(facts: Facts) -> Iterator[Advice]:
+    """PyTorch's attention cannot cap its scores, and transformers does not load such a model with it."""
+    if facts.shape is None or facts.get(ATTENTION) != "sdpa" or not any(b.softcap for b, _ in facts.shape.blocks):
+        return
+    yield Advice(
+        "attention-refused",
+        "error",
+        f"{facts.shape.family} cannot be loaded with sdpa",
+        "its attention scores are capped, which PyTorch's own attention cannot do; transformers refuses to load it so",
+        (f"{ATTENTION}=eager",),
+        ATTENTION,
+        "transformers 5.23, modeling_gemma2.py",
+    )
+
+
 RULES: tuple[Rule, ...] = (
+    attention_refused,
     fp16_with_bf16_hardware,
     bf16_without_hardware,
     float32_on_half_hardware,
