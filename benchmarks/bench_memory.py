@@ -229,7 +229,8 @@ def main() -> None:
             f"out. Median error {median:.1%}, worst {worst:+.1%}.",
             table(["model", "method", "attention", "batch", "checkpointing", "measured", "simulated", "error"], on_t4),
             "## The arithmetic against the simulation\n\nPublished shapes, bf16 with autocast, rank 16 on all linear layers, fused AdamW, "
-            f"batches {' and '.join(f'{r} x {n}' for r, n in BATCHES)}, with and without checkpointing, sdpa (gemma2: eager); the families kept out with the first batch. Both "
+            f"batches {' and '.join(f'{r} x {n}' for r, n in BATCHES)}, with and without checkpointing, sdpa (gemma2: eager); "
+            "the families kept out with the first batch. Both "
             "without CUDA context and fragmentation. *Wrong fits*: the arithmetic says that it fits a GPU of the library, the simulation "
             "with the same margins says that it does not. *Wrong no*: the other way round. A simulation took "
             f"{simulation:.1f} s (median; slowest {slowest:.1f} s) in a process that had the libraries loaded.",

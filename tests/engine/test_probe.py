@@ -15,6 +15,7 @@ from nothing_tune.run.doctor.probing import findings, run_probe
 from tests.engine.support import MakeRun, train
 
 
+@pytest.mark.slow
 def test_the_libraries_work_together() -> None:
     probe = run_probe()
     assert probe.code == 0
@@ -60,6 +61,7 @@ FAULTS = [
 ]
 
 
+@pytest.mark.slow
 def test_a_torch_that_crashes_hangs_or_refuses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = set(Path(tempfile.gettempdir()).glob("tune-probe-*"))
     for number, (code, what) in enumerate(FAULTS):
@@ -72,6 +74,7 @@ def test_a_torch_that_crashes_hangs_or_refuses(tmp_path: Path, monkeypatch: pyte
     assert set(Path(tempfile.gettempdir()).glob("tune-probe-*")) <= before
 
 
+@pytest.mark.slow
 def test_a_library_that_does_not_fit_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     broken(tmp_path, monkeypatch, "transformers", "from torch import a_name_that_was_removed")
     found = {f.name: f for f in probed()}

@@ -232,6 +232,7 @@ def test_the_command_and_that_nothing_stays(tmp_path: Path) -> None:
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.slow
 def test_ctrl_c_leaves_nothing(tmp_path: Path) -> None:
     process = command(tmp_path, "quickstart", "--gpu", "l4")
     assert process.stdout is not None

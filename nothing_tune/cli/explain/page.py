@@ -227,7 +227,7 @@ def _default(found: Setting) -> tuple[str, str, str]:
         return "default", _text(found.default), "; ".join(p for p in (where, upstream) if p)
     if found.upstream is not MISSING:
         return "default", _text(found.upstream), "upstream's; base/qlora leaves it"
-    return "default", "none", "the GPU's layer gives it" if found.key.startswith("gpu.") else ""
+    return "default", "none", "from the GPU's layer" if found.key.startswith("gpu.") else ""
 
 
 def _compiled_why(found: Setting, variant: Any) -> str:
