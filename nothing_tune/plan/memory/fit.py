@@ -123,6 +123,16 @@ def _words(**training: Any) -> tuple[str, ...]:
     return tuple(f"training.{k}={str(v).lower() if isinstance(v, bool) else v}" for k, v in training.items())
 
 
+def _batch(plan: Plan) -> tuple[int, int]:
+    """Micro batch and accumulation of a process."""
+    return tuple(int(plan.training.get(k) or batch.DEFAULTS[k]) for k in (batch.MICRO, batch.ACCUMULATION))  # type: ignore[return-value]
+
+
+def _sizes(plan: Plan, micro: int, accumulation: int) -> tuple[str, ...]:
+    """Words for micro batch and accumulation of a process; a recipe writes the accumulation of one process for all of them."""
+    return _words(**{batch.MICRO: micro, batch.ACCUMULATION: accumulation * plan.world_size})
+
+
 def _sdpa(shape: Shape, plan: Plan, rows: Rows) -> Applied | None:
     init = plan.model.get("init") or {}
     if init.get("attn_implementation") != "eager" or any(b.softcap for b, _ in shape.blocks):
@@ -280,15 +290,15 @@ def _apply(shape: Shape, plan: Plan, rows: Rows, room: int, chosen: tuple[int, .
         except Unlisted:
             return None
         return Change(words, got, "; ".join(whys)) if got.peak <= room else None
+    before, accumulated = _batch(plan)
     try:
         while (smaller := batch.smaller({**plan.training, "activation_checkpointing": True}, "training")) is not None:
             plan = _with(plan, **smaller["training"])
             got = _estimate(shape, plan, rows)
             if got.peak <= room:
-                sizes = {k: plan.training[k] for k in (batch.MICRO, batch.ACCUMULATION)}
-                return Change(
-                    words + _words(**sizes), got, "; ".join([*whys, f"{smaller['what']}: the same rows a step"])
-                )
+                now, each = plan.training[batch.MICRO], plan.training[batch.ACCUMULATION]
+                why = f"micro batch {before} -> {now}, accumulation {accumulated} -> {each}: the same rows a step"
+                return Change(words + _sizes(plan, now, each), got, "; ".join([*whys, why]))
     except Unlisted:
         return None
     return None
@@ -310,14 +320,14 @@ def _better(shape: Shape, plan: Plan, rows: Rows, room: int) -> Iterator[Change]
                 ("quantization=null",), got, "keeps the frozen weights in 16 bits: faster, and nothing is rounded"
             )
     largest = None
-    micro = int(plan.training.get(batch.MICRO) or batch.DEFAULTS[batch.MICRO])
-    accumulation = int(plan.training.get(batch.ACCUMULATION) or batch.DEFAULTS[batch.ACCUMULATION])
+    micro, accumulation = _batch(plan)
     for more in range(2, accumulation + 1):
         if accumulation % more == 0:
             sizes = {batch.MICRO: micro * more, batch.ACCUMULATION: accumulation // more}
             got = _estimate(shape, _with(plan, **sizes), rows)
             if got.high > room:
                 break
-            largest = Change(_words(**sizes), got, "fewer, fuller passes: the same rows a step")
+            words = _sizes(plan, micro * more, accumulation // more)
+            largest = Change(words, got, "fewer, fuller passes: the same rows a step")
     if largest and largest.estimate.peak > 0:
         yield largest
