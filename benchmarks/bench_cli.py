@@ -24,6 +24,13 @@ PAIRS = (
         [sys.executable, "-c", "import typer, omegaconf, rich"],
         3.0,
     ),
+    (
+        "tune plan nothing-gpt --gpu l4 --rows 13482",
+        [str(BIN / "tune"), "plan", "nothing-gpt", "--gpu", "l4", "--rows", "13482"],
+        'python -c "import typer, omegaconf, rich"',
+        [sys.executable, "-c", "import typer, omegaconf, rich"],
+        8.0,
+    ),
 )
 
 

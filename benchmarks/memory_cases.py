@@ -32,7 +32,7 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
 }
 """Shapes as the models' own config.json has them, written down from memory; what is not named here is the library's default."""
 KEPT_OUT = ("olmo2", "stablelm", "starcoder2")
-"""Families that nobody looked at while the arithmetic was written."""
+"""Families chosen by name, without a look at how well the arithmetic does on them."""
 METHODS = ("lora", "qlora", "dora", "full")
 BATCHES = ((1, 2048), (8, 512))
 

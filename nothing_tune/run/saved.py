@@ -80,7 +80,9 @@ def refuse_drift(saved: Saved, recipe: Recipe, plan: Plan) -> None:
         before, after = saved.lock.get("data", {}).get(name), now["data"].get(name)
         if before != after:
             what = "is gone" if after is None else "was not there" if before is None else "has changed"
-            problems.append(Problem(f"the data {library.shown(Path(name))} {what} since the plan was saved", "data.train"))
+            problems.append(
+                Problem(f"the data {library.shown(Path(name))} {what} since the plan was saved", "data.train")
+            )
     if problems:
         hint = f"look again: tune plan ... --save {saved.path}; or train without --plan"
         raise ResumeRefused(*problems[:-1], replace(problems[-1], hint=hint))

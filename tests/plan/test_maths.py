@@ -46,7 +46,8 @@ def test_tokens_and_what_is_left_out() -> None:
     settings = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 2, "num_train_epochs": 2}
     rows = Rows(TOKENISED, train=30, eval=0, sequences=30, tokens=3000)
     whole, dropped = maths(rows, plan(**settings)), maths(rows, plan(**settings, dataloader_drop_last=True))
-    assert whole and dropped
+    assert whole
+    assert dropped
     assert (whole.per_epoch, whole.last, whole.dropped, whole.tokens, whole.tokens_a_step) == (4, 6, 0, 6000, 750.0)
     assert (dropped.per_epoch, dropped.last, dropped.dropped, dropped.tokens) == (4, 4, 2, 5600)
     assert whole.evaluations is None, "there are no rows to evaluate on"
