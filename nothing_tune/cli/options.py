@@ -183,6 +183,7 @@ def recipe_or_composed(
                 "which recipe? none is named",
                 hint=f"tune {command} quickstart; or tune {command} --model NAME --data FILE; tune list shows the recipes",
             )
+        _refuse_data(recipe, command)
         return recipe, overrides
     if recipe is not None:
         raise UsageError(
@@ -197,6 +198,17 @@ def recipe_or_composed(
 
     layer, composed = compose(model, data, method or "qlora")
     return layer, [*composed, *overrides]
+
+
+def _refuse_data(name: str, command: str) -> None:
+    """A data file in the place of a recipe, which many will type."""
+    from nothing_tune.data.files import SUFFIXES, suffix
+
+    if Path(name).is_file() and suffix(name) in SUFFIXES:
+        raise UsageError(
+            f"{name} is data, not a recipe",
+            hint=f"tune {command} --model NAME --data {name}; tune init --data {name} writes a recipe for it",
+        )
 
 
 def is_override(word: str) -> bool:

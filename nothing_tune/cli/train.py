@@ -10,7 +10,7 @@ import typer
 
 from nothing_tune.cli import console, options
 from nothing_tune.cli.help import RUNNING
-from nothing_tune.errors import PlanError, UsageError
+from nothing_tune.errors import PlanError, Problem, UsageError
 
 EXAMPLES = (
     ("tune train quickstart", "the model that ships with tune, on any machine"),
@@ -94,9 +94,9 @@ def command(
         from nothing_tune.run import saved as plans
 
         saved = plans.load(plan_file)
-        if not (words or model or data or method):
+        if not (options.split_words(words)[0] or model or data or method):
             said = saved.words
-            words = [said["recipe"], *said["overrides"]]
+            words = [said["recipe"], *said["overrides"], *(words or ())]
             gpu, scenario = gpu or said["gpu"], scenario or said["scenario"]
             with_, unset = with_ or said["with"], unset or said["unset"]
     recipe_name, overrides = options.recipe_or_composed(words, model, data, method, "train")
@@ -117,7 +117,7 @@ def command(
         if model:
             console.note(f"composed a recipe from {recipe_name} for {model}; the run keeps it as recipe.yaml")
     if dry_run:
-        _dry(recipe, plan, json)
+        _dry(recipe, plan, json, saved)
         return
     if rehearse:
         from nothing_tune.cli import rehearsal
@@ -130,7 +130,7 @@ def command(
 
     root = runs_root(runs_dir)
     begun = bool(continue_ and name and (root / name / "plan.json").is_file())
-    found = None if begun else _forecast(plan, root)
+    found = None if begun else _forecast(plan, root, saved)
     if found and not anyway and (problems := forecasts.impossible(found)):
         raise PlanError(*problems)
     run = runs.prepare(recipe, plan, root=root, name=name, continue_=continue_, say=quiet if json else console.note)
@@ -145,12 +145,23 @@ def quiet(line: str) -> None:
     """Says nothing: stdout and stderr are a program's."""
 
 
-def _forecast(plan: Any, root: Path | None = None) -> Any:
-    """What the plan will do, from what can be had in a moment: small data is counted, tokens are the engine's business."""
+def _forecast(plan: Any, root: Path | None = None, saved: Any = None) -> Any:
+    """What the plan will do, from what can be had in a moment: small data is counted, tokens are the engine's business.
+
+    Raises:
+        UsageError: More rows cannot be read than the recipe allows.
+    """
     from nothing_tune.run import forecast
 
-    rows, error = console.outcome(lambda: forecast.counted(plan, forecast.COUNTS_UP_TO))
-    return None if error or rows is None else forecast.forecast(plan, rows, fetch=False, runs=root)
+    rows, error = (
+        (saved.rows, None) if saved else console.outcome(lambda: forecast.counted(plan, forecast.COUNTS_UP_TO))
+    )
+    if error or rows is None:
+        return None  # what is wrong with the data is told where it is opened
+    bad = [f for f in rows.findings if f["severity"] == "error"]
+    if bad and not saved:
+        raise UsageError(*(Problem(f["what"], f["key"], hint=f["hint"]) for f in bad))
+    return forecast.forecast(plan, rows, fetch=False, runs=root)
 
 
 def launch(run: Any, *, detach: bool, json: bool, found: Any = None) -> None:
@@ -199,7 +210,7 @@ def show_done(run: Any, json: bool) -> int:
     return live.follow(run)
 
 
-def _dry(recipe: Any, plan: Any, json: bool) -> None:
+def _dry(recipe: Any, plan: Any, json: bool, saved: Any = None) -> None:
     from nothing_tune.cli.plan import page
     from nothing_tune.cli.view import header, plan_facts
     from nothing_tune.run import missing
@@ -212,7 +223,7 @@ def _dry(recipe: Any, plan: Any, json: bool) -> None:
     data = jsonlib.loads(jsonlib.dumps(plan.to_json(), default=str))
     layers = " · ".join(layer.name for layer in recipe.layers)
     facts = {**{name: console.near(text) for name, text in plan_facts(data).items()}, "layers": layers}
-    found = _forecast(plan)
+    found = _forecast(plan, saved=saved)
     facts |= page.facts(found, paint) if found else {}
     console.out(
         f"{paint.bold(plan.name)}  {paint.dim('dry run: nothing was made')}",

@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 import shutil
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from nothing_tune.artifacts import runs_root
 from nothing_tune.data import files, hub, sources
 from nothing_tune.data.duplicates import Seen
 from nothing_tune.data.mixture import choose
-from nothing_tune.data.rows import Ledger, stream
+from nothing_tune.data.rows import Ledger, stream, too_many
 from nothing_tune.data.splits import Splitter
 from nothing_tune.plan import Plan
 from nothing_tune.plan import forecast as forecasts
@@ -102,7 +104,16 @@ def counted(plan: Plan, limit: int | None = None) -> Rows:
     evaluated: int | None = held
     if share and not isinstance(share, float):
         evaluated = _count(plan, "eval") if _readable(plan, "eval", limit) else None
-    return Rows(COUNTED, train=min(used, data.get("max_samples") or used), eval=evaluated)
+    return Rows(COUNTED, train=min(used, data.get("max_samples") or used), eval=evaluated, findings=_bad(ledger, data))
+
+
+def _bad(ledger: Ledger, data: Mapping[str, Any]) -> tuple[dict[str, Any], ...]:
+    """A finding where more rows cannot be read than `data.max_bad_rows` allows."""
+    problem = too_many(ledger.bad, ledger.read, float(data.get("max_bad_rows") or 0.0))
+    if problem is None:
+        return ()
+    places = [place for place, _ in ledger.bad_rows]
+    return ({"severity": "error", "what": problem.what, "hint": problem.hint, "key": problem.key, "rows": places},)
 
 
 def _count(plan: Plan, key: str) -> int:

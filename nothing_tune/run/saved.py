@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from nothing_tune.artifacts import read_json, write_json
+from nothing_tune.artifacts import write_json
 from nothing_tune.errors import Problem, ResumeRefused, UsageError
 from nothing_tune.plan import Plan, drift
 from nothing_tune.plan.forecast import Forecast
+from nothing_tune.plan.rows import Rows
 from nothing_tune.recipe import library
 from nothing_tune.recipe.model import Recipe
 from nothing_tune.run.prepare import lock
@@ -26,12 +28,14 @@ class Saved:
         path: The file.
         words: What the recipe was loaded from: `recipe`, `gpu`, `scenario`, `with`, `overrides`, `unset`.
         plan: The plan.
+        rows: What was known of its rows.
         lock: Versions and fingerprints of the data, as in lock.json of a run.
     """
 
     path: Path
     words: dict[str, Any]
     plan: Plan
+    rows: Rows
     lock: dict[str, Any]
 
 
@@ -45,7 +49,8 @@ def save(path: Path, recipe: Recipe, found: Forecast, words: dict[str, Any]) -> 
         "forecast": found.to_json(),
         "plan": found.plan.to_json(),
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
+    if not path.parent.is_dir():
+        raise UsageError(f"there is no folder {path.parent} for the plan", hint="make it, or name another file")
     write_json(path, data)
 
 
@@ -54,13 +59,22 @@ def load(path: Path) -> Saved:
     hint = "tune plan RECIPE --save FILE writes one"
     if not path.is_file():
         raise UsageError(f"there is no plan {path}", hint=hint)
-    data = read_json(path)
-    if not data or data.get("kind") != KIND:
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        data = None
+    if not isinstance(data, dict) or data.get("kind") != KIND:
         raise UsageError(f"{path} is not a plan that tune has saved", hint=hint)
     try:
         if int(data["version"]) > VERSION:
             raise ValueError(f"version {data['version']} is newer than {VERSION}: use a newer nothing-tune")
-        return Saved(path, dict(data["words"]), Plan.from_json(data["plan"]), dict(data["lock"]))
+        return Saved(
+            path,
+            dict(data["words"]),
+            Plan.from_json(data["plan"]),
+            Rows(**data["forecast"]["rows"]),
+            dict(data["lock"]),
+        )
     except (KeyError, TypeError, ValueError) as error:
         raise UsageError(f"{path} cannot be read: {error}", hint=hint) from error
 

@@ -48,7 +48,7 @@ steps  counted from the tokens that will be trained on
   warmup     200, 12 % of all
   evaluated  every 200 steps (24 % of an epoch), 9 times
   saved      every 200 steps (24 % of an epoch), 9 times, and each new best
-  tokens     8.09 M in all, about 4,798 a step; 50 % of them learned
+  tokens     8.09 M in all, about 4,798 a step, without padding; 50 % of them learned
 
 memory  peak of a step, by arithmetic; between 30.0 GiB and 38.0 GiB
 """
@@ -79,17 +79,17 @@ def test_the_page() -> None:
     assert steps == PAGE.split("\n\n")[1]
     assert memory == (
         "memory  peak of a step, by arithmetic; between 30.0 GiB and 38.0 GiB\n"
-        "                      longest batch     usual batch\n"
-        "                   8 x 1,024 tokens  8 x 412 tokens\n"
-        "  weights                   2.0 GiB         2.0 GiB\n"
-        "  adapters                  102 MiB         102 MiB\n"
-        "  optimizer state           205 MiB         205 MiB\n"
-        "  activations              30.0 GiB        10.0 GiB\n"
-        "  CUDA context              512 MiB         512 MiB\n"
-        "  fragmentation             1.0 GiB         1.0 GiB\n"
-        "  peak                     34.0 GiB        14.0 GiB\n"
-        "  usable on l4             22.0 GiB\n"
-        "  free                    -12.0 GiB         8.0 GiB"
+        "                       longest batch     usual batch\n"
+        "                    8 x 1,024 tokens  8 x 412 tokens\n"
+        "  weights                    2.0 GiB         2.0 GiB\n"
+        "  adapters                   102 MiB         102 MiB\n"
+        "  optimizer state            205 MiB         205 MiB\n"
+        "  activations               30.0 GiB        10.0 GiB\n"
+        "  CUDA context               512 MiB         512 MiB\n"
+        "  fragmentation              1.0 GiB         1.0 GiB\n"
+        "  peak                      34.0 GiB        14.0 GiB\n"
+        "  usable on l4              22.0 GiB\n"
+        "  free             12.0 GiB too much         8.0 GiB"
     )
     assert holds == "  holds for rows of up to 600 tokens only; 18 % of the rows are longer"
     assert changes == (
@@ -128,7 +128,9 @@ def test_what_is_unknown_is_said() -> None:
 
 def test_verdicts_and_exit_codes() -> None:
     tight = forecast(memory=Memory(replace(LONGEST, peak=21 * GIB, high=23 * GIB), None, 22 * GIB, "fits", None, ()))
-    assert page.verdict(tight, Ink(False)) == "fits l4, though only just: 21.0 GiB at its peak, of 22.0 GiB"
+    assert (
+        page.verdict(tight, Ink(False)) == "fits l4: 21.0 GiB at its peak, of 22.0 GiB, but up to 23.0 GiB are possible"
+    )
     assert (tight.exit_code(), tight.exit_code(strict=True)) == (0, 3)
     assert forecast().exit_code() == 3
     bad = forecast(rows=Rows(findings=({"severity": "error", "what": "no row has anything to learn"},)))
@@ -209,6 +211,9 @@ def kept(tune: Callable[..., Any], tmp_path: Path) -> Path:
     words = ("--model", "nano", "--data", "rows.jsonl", "--method", "lora", "--gpu", "cpu", "data.eval=null")
     off = ("training.eval_strategy=no", "training.load_best_model_at_end=false", "--rows", "8")
     said = tune("plan", *words, *off, "--save", "kept/plan.json")
+    assert (said.code, said.err.splitlines()[0]) == (2, "error: there is no folder kept for the plan")
+    (tmp_path / "kept").mkdir()
+    said = tune("plan", *words, *off, "--save", "kept/plan.json")
     assert said.code == 0, said.err
     assert said.out.endswith("saved; train exactly this with tune train --plan kept/plan.json\n")
     return tmp_path / "kept" / "plan.json"
@@ -238,6 +243,34 @@ def test_a_kept_plan_refuses_what_drifted(kept: Path, tune: Callable[..., Any], 
     assert first.startswith("error: trl was 1.0.0 and is now ")
     assert others[0] == "error: the data rows.jsonl has changed since the plan was saved"
     assert others[1].startswith("  hint: look again: ")
+
+
+def test_what_is_no_recipe(kept: Path, tune: Callable[..., Any]) -> None:
+    for command in ("plan", "train"):
+        said = tune(command, "rows.jsonl")
+        assert (said.code, said.err) == (
+            2,
+            "error: rows.jsonl is data, not a recipe\n"
+            f"  hint: tune {command} --model NAME --data rows.jsonl; tune init --data rows.jsonl writes a recipe for it\n",
+        )
+    said = tune("plan", "--model", "./gone", "--data", "rows.jsonl")
+    assert said.err.startswith("error: model.name_or_path: there is no model folder ./gone\n")
+    said = tune("plan", "--model", "nano", "--data", "gone.jsonl")
+    assert said.err.startswith("error: data.train: there is no file gone.jsonl")
+
+
+def test_rows_that_cannot_be_read_stop_a_start(kept: Path, tune: Callable[..., Any], tmp_path: Path) -> None:
+    with (tmp_path / "rows.jsonl").open("a") as file:
+        file.write("{broken\n")
+    words = ("--model", "nano", "--data", "rows.jsonl", "--gpu", "cpu")
+    for more in (("--dry-run",), ()):
+        said = tune("train", *words, *more)
+        assert said.code == 2
+        assert said.err.splitlines()[-2:] == [
+            "error: 1 of 9 rows is bad, and none may be",
+            "  hint: mend them, or set data.max_bad_rows to 0.12, which leaves them out",
+        ]
+    assert not (tmp_path / "runs").exists()
 
 
 def test_what_is_no_plan(tune: Callable[..., Any], tmp_path: Path) -> None:

@@ -54,8 +54,12 @@ def test_rows_are_counted_without_a_tokenizer(tmp_path: Path) -> None:
     lines = [json.dumps({"text": f"row {n % 40}"}) for n in range(50)]  # ten copies
     (tmp_path / "rows.jsonl").write_text("\n".join([*lines, "{broken"]) + "\n")
     source = f"data.train={tmp_path / 'rows.jsonl'}"
-    assert forecasts.counted(planned(source)) == Rows(COUNTED, train=36, eval=4)
-    assert forecasts.counted(planned(source, "data.dedupe=none", "data.max_samples=20")) == Rows(
+    found = forecasts.counted(planned(source))
+    assert (found.train, found.eval) == (36, 4)
+    assert [f["what"] for f in found.findings] == ["1 of 51 rows is bad, and none may be"]
+    some = "data.max_bad_rows=0.1"
+    assert forecasts.counted(planned(source, some)) == Rows(COUNTED, train=36, eval=4)
+    assert forecasts.counted(planned(source, some, "data.dedupe=none", "data.max_samples=20")) == Rows(
         COUNTED, train=20, eval=5
     )
     assert forecasts.counted(planned(source), limit=100) == Rows(), "more than may be read now"

@@ -83,11 +83,19 @@ def verdict(forecast: Forecast, paint: Ink) -> str:
     if memory is None or forecast.verdict == CANNOT_TELL:
         why = forecast.untold or f"the memory of {gpu} is unknown"
         return f"{paint.warn('cannot tell')} whether it fits {gpu}: {why}"
-    peak, usable = gib(memory.longest.peak), gib(memory.usable or 0)
+    room = memory.usable or 0
+    needs = f"{gib(memory.longest.peak)} at its peak, of {gib(room)}{_assumed(forecast)}"
     if forecast.verdict == FITS:
-        tight = "" if memory.longest.high <= (memory.usable or 0) else ", though only just"
-        return f"{paint.ok('fits')} {gpu}{tight}: {peak} at its peak, of {usable}"
-    return f"{paint.error('does not fit')} {gpu}: {peak} at its peak, of {usable}"
+        sure = "" if memory.longest.high <= room else f", but up to {gib(memory.longest.high)} are possible"
+        return f"{paint.ok('fits')} {gpu}: {needs}{sure}"
+    return f"{paint.error('does not fit')} {gpu}: {needs}"
+
+
+def _assumed(forecast: Forecast) -> str:
+    """What the verdict holds for, where the length of the rows is not known."""
+    if _known(forecast) or forecast.memory is None:
+        return ""
+    return f", with rows of {forecast.memory.longest.length:,} tokens"
 
 
 def gib(count: float) -> str:
@@ -132,7 +140,7 @@ def _steps(forecast: Forecast, paint: Ink) -> list[str]:
         "rows": _rows(maths, forecast),
         "batch": _product(maths.micro, maths.accumulation, maths.world),
         "steps": _total(maths),
-        "warmup": f"{maths.warmup:,}, {percent(maths.warmup / maths.total)} of all" if maths.warmup else "none",
+        "warmup": _warmup(maths),
         "evaluated": _every(maths.evaluations, rows.eval),
         "saved": _every(
             maths.saves, None, "" if forecast.plan.checkpoint.get("best") is False else ", and each new best"
@@ -163,14 +171,24 @@ def _total(maths: Maths) -> str:
     return f"{maths.per_epoch:,} an epoch, {maths.total:,} in {epochs}{last}"
 
 
+def _warmup(maths: Maths) -> str:
+    if not maths.warmup:
+        return "none"
+    if maths.warmup >= maths.total:
+        return f"{plural(maths.warmup, 'step')}, and the run ends before"
+    return f"{maths.warmup:,}, {percent(maths.warmup / maths.total)} of all"
+
+
 def _every(every: Every | None, rows: int | None, also: str = "") -> str:
     if every is None:
         return f"never by steps{also}" if also else "never"
     times = "once" if every.count == 1 else f"{every.count:,} times"
     if every.share == 1.0:
         return f"at the end of each epoch, {times}{also}"
-    share = f"{percent(every.share)} of an epoch" if every.share < 2 else f"{every.share:.1f} epochs"
-    return f"every {plural(every.steps, 'step')} ({share}), {times}{also}"
+    share = f" ({every.share:.1f} epochs)" if every.share >= 2 else ""
+    if 0.001 <= every.share < 2:
+        share = f" ({percent(every.share)} of an epoch)"
+    return f"every {plural(every.steps, 'step')}{share}, {times}{also}"
 
 
 def _tokens(maths: Maths, forecast: Forecast) -> str:
@@ -178,7 +196,7 @@ def _tokens(maths: Maths, forecast: Forecast) -> str:
         return ""
     rows = forecast.rows
     learned = f"; {percent(rows.supervised / rows.tokens)} of them learned" if rows.supervised and rows.tokens else ""
-    return f"{_count(maths.tokens)} in all, about {maths.tokens_a_step:,.0f} a step{learned}"
+    return f"{_count(maths.tokens)} in all, about {maths.tokens_a_step:,.0f} a step, without padding{learned}"
 
 
 def _memory(forecast: Forecast, paint: Ink) -> list[str]:
@@ -198,13 +216,15 @@ def _memory(forecast: Forecast, paint: Ink) -> list[str]:
     if memory.usable:
         cells.append([_of(forecast), gib(memory.usable)])
         free = [memory.usable - e.peak for e in shown]
-        cells.append(["free", *(gib(f) if f >= 0 else f"-{gib(-f)}" for f in free)])
+        cells.append(["free", *(gib(f) if f >= 0 else f"{gib(-f)} too much" for f in free)])
     wide = [max(len(row[i]) for row in cells if i < len(row)) for i in range(len(shown) + 1)]
     for row in cells:
         text = "  ".join([row[0].ljust(wide[0]), *(c.rjust(wide[i]) for i, c in enumerate(row[1:], 1))])
         strong = row[0] == "peak"
         out.append("  " + (paint.bold(text) if strong else paint.dim(text) if not row[0] else text))
-    if memory.holds is not None and memory.holds < memory.longest.length:
+    if memory.holds == 0:
+        out += ["", f"  {paint.warn('does not fit')} with rows of a single token either"]
+    elif memory.holds is not None and memory.holds < memory.longest.length:
         out += [
             "",
             f"  {paint.warn('holds')} for rows of up to {memory.holds:,} tokens only" + _beyond(forecast, memory.holds),
@@ -238,9 +258,13 @@ def _band(estimate: Estimate) -> str:
 
 
 def _changes(memory: Memory, paint: Ink) -> list[str]:
-    if not memory.changes:
-        return []
     fits = memory.verdict == FITS
+    if not memory.changes:
+        return (
+            []
+            if fits or memory.usable is None
+            else ["", "  no change of settings makes it fit: tune plan --fits shows other GPUs"]
+        )
     out = ["", f"  {paint.dim('would use the GPU better' if fits else 'would fit')}"]
     for change in memory.changes:
         out.append(f"    {paint.key(' '.join(change.words))}")
@@ -265,7 +289,7 @@ def _cost(forecast: Forecast, paint: Ink) -> list[str]:
         assert speed is not None
         measured = "measured" if speed.measured else "assumed"
         how = f"efficiency {percent(speed.efficiency)}, {measured}: {speed.source}"
-        facts["speed"] = f"{speed.tokens_per_s:,.0f} tokens/s, {_seconds(speed.step_s)} a step"
+        facts["speed"] = f"{speed.tokens_per_s:,.0f} tokens/s, padding included, {_seconds(speed.step_s)} a step"
         facts["but"] = speed.note
     out = [_title("time and cost", how, paint), *header(facts, paint)]
     for cost in forecast.costs[:PRICES]:
@@ -289,7 +313,7 @@ def _price(cost: Cost, paint: Ink) -> str:
     )
     old = "may have changed since" if cost.stale else ""
     about = ", ".join(filter(None, [hourly, when, old]))
-    return f"  {name:<20}{cost.usd:>9.2f} $  {f'({cost.low:.2f} to {cost.high:.2f})':<18}  {paint.dim(about)}"
+    return f"  {name:<20}{cost.usd:>9,.2f} $  {f'({cost.low:,.2f} to {cost.high:,.2f})':<18}  {paint.dim(about)}"
 
 
 def _span(found: tuple[float, float, float]) -> str:
@@ -297,7 +321,9 @@ def _span(found: tuple[float, float, float]) -> str:
 
 
 def hours(value: float) -> str:
-    """`4.2 h`, `38 min`, `50 s`."""
+    """`12 days`, `4.2 h`, `38 min`, `50 s`."""
+    if value >= 72:
+        return f"{value / 24:,.0f} days"
     if value >= 10:
         return f"{value:,.0f} h"
     if value >= 1:
@@ -377,10 +403,24 @@ def fits(found: Sequence[tuple[str, Forecast | None, TuneError | None]], paint: 
         return padded
 
     head, *rows = console.table(heads, cells, right=range(2, len(heads)), paint=tint)
+    same = len(set(below)) == 1 and len(below) > 1
     out = [head]
     for row, text in zip(rows, below, strict=True):
-        out += [row, *([f"  {paint.dim(text)}"] if text else [])]
-    return out
+        out += [row, *([f"  {paint.dim(text)}"] if text and not same else [])]
+    return [*out, "", *(paint.dim(line) for line in [*(below[:1] if same and below[0] else []), *_legend(found)])]
+
+
+def _legend(found: Sequence[tuple[str, Forecast | None, TuneError | None]]) -> list[str]:
+    """What the columns of `--fits` mean, where that is not plain."""
+    known = [one for _, one, _ in found if one]
+    if not known or known[0].maths is None:
+        return ["time and cost need the number of rows: --rows N"]
+    out = [
+        "what fits first, and of that the cheapest; time and cost as expected, with their bands in tune plan --gpu NAME"
+    ]
+    note = next((one.speed.note for one in known if one.speed and one.speed.note), "")
+    bundled = any(c.gpus > one.plan.world_size for one in known for c in one.costs)
+    return [*out, *([note] if note else []), *(["(8): eight GPUs are only rented together, and all are paid"] if bundled else [])]
 
 
 def _fit(one: Forecast | None, providers: Sequence[str]) -> list[str]:
@@ -394,8 +434,12 @@ def _fit(one: Forecast | None, providers: Sequence[str]) -> list[str]:
         gib(memory.longest.peak) if memory else "-",
         gib(free) if memory and free >= 0 else "-",
         hours(one.hours[0]) if one.hours else "-",
-        *(f"{best[p].usd:.2f} $" if p in best else "-" for p in providers),
+        *(_paid(best[p], one) if p in best else "-" for p in providers),
     ]
+
+
+def _paid(cost: Cost, one: Forecast) -> str:
+    return f"{cost.usd:,.2f} $" + (f" ({cost.gpus})" if cost.gpus > one.plan.world_size else "")
 
 
 def _would(one: Forecast | None, error: TuneError | None) -> str:
