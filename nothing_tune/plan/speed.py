@@ -188,7 +188,7 @@ def speed(
     fact = plan.gpu.get("efficiency") or {}
     if measured is None:
         rates = {key: float(fact.get(key) or ASSUMED[key]) for key in ASSUMED}
-        source = f"large products at {rates['value']:.0%} of the data sheet (gpus/{plan.gpu.get('name')})"
+        source = f"large products at {rates['value'] * 100:.0f} % of the data sheet (gpus/{plan.gpu.get('name')})"
     else:
         rates = {"value": measured, "low": measured * 0.85, "high": min(measured * 1.15, 1.0)}
         source = measured_source or "measured in runs on this GPU"

@@ -247,7 +247,7 @@ def test_evaluations_and_checkpoints_take_time() -> None:
 def test_a_measured_efficiency_replaces_the_assumption() -> None:
     made, rows = plan("l4", "qlora", 4, 4), of(1600, 200)
     assumed = told(made, rows)
-    assert (assumed.measured, assumed.source) == (False, "large products at 50% of the data sheet (gpus/l4)")
+    assert (assumed.measured, assumed.source) == (False, "large products at 50 % of the data sheet (gpus/l4)")
     assert told(plan("a100-80gb", "lora"), rows).measured
     measured = told(made, rows, measured=assumed.efficiency / 2, measured_source="3 runs")
     assert (measured.measured, measured.source) == (True, "3 runs")
