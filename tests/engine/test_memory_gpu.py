@@ -54,12 +54,14 @@ def test_predicted_is_measured(layer: str, method: str, micro: int, length: int,
     config, _ = config_of(first, fetch=False)
     assert config
     folder = random_weights(tmp_path / "model", config)
-    rows = [{"prompt": "a ", "completion": "word " * 2 * length} for _ in range(micro * 4)]
+    long = [{"text": "word " * 2 * length}] * micro  # one batch is cut to the longest there can be
+    rows = [*long, *({"text": "word " * n} for n in range(9, 9 + 3 * micro))]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     words = [
         f"model.name_or_path={folder}", f"data.train={tmp_path / 'rows.jsonl'}", "data.eval=null", "data.dedupe=none",
         "training.eval_strategy=no", "training.load_best_model_at_end=false", "training.max_steps=2",
         f"training.per_device_train_batch_size={micro}", f"training.max_length={length}", "monitor.rehearse=true",
+        "training.logging_steps=1",
     ]  # fmt: skip
     plan = make_plan(load_recipe(f"methods/{method}", with_=[layer], machine=machine, overrides=words))
     told = forecast(plan, Rows("tokenised", micro * 4, 0, micro * 4, longest=length), fetch=False, runs=tmp_path)

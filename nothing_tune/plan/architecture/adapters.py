@@ -107,10 +107,8 @@ def method(shape: Shape, peft: Mapping[str, Any]) -> Method:
     names = {x.name for x in shape.linears if not x.parameter}
     targets = _targets(shape, name, peft.get("target_modules"), names)
     folded = {t for t in targets if t == "gate" or t.startswith("experts.")}
-    if folded and (name != "LORA" or peft.get("lora_dropout") or peft.get("use_dora")):
-        raise Unlisted(
-            "PEFT adapts experts by plain LoRA without dropout only: set peft.lora_dropout to 0, or name targets"
-        )
+    if folded and (name != "LORA" or peft.get("use_dora")):
+        raise Unlisted("PEFT adapts experts by plain LoRA only, without DoRA: name targets outside of them")
     default = {"LORA": 8, "VERA": 256, "IA3": 0}[name]
     pattern = {str(k).rsplit(".", 1)[-1].strip("^$"): int(v) for k, v in (peft.get("rank_pattern") or {}).items()}
     if any("." in str(k) for k in peft.get("rank_pattern") or {}):
@@ -124,7 +122,7 @@ def method(shape: Shape, peft: Mapping[str, Any]) -> Method:
         name=name,
         targets=frozenset(targets),
         rank=int(peft.get("r") or default) if name != "IA3" else 0,
-        dropout=float(peft.get("lora_dropout" if name == "LORA" else "vera_dropout") or 0) if name != "IA3" else 0.0,
+        dropout=0.0 if folded or name == "IA3" else _dropout(peft, name),  # of folded targets PEFT refuses any
         dora=name == "LORA" and bool(peft.get("use_dora")),
         feedforward=frozenset([forward] if isinstance(forward, str) else forward),
         ranks=tuple(sorted(pattern.items())),
@@ -132,6 +130,27 @@ def method(shape: Shape, peft: Mapping[str, Any]) -> Method:
         tokens=_tokens(shape, peft.get("trainable_token_indices")),
         bias=str(peft.get("bias") or "none"),
     )
+
+
+def adapts_experts(shape: Shape, peft: Mapping[str, Any] | None) -> bool:
+    """Whether LoRA is put on experts or routers, which are parameters and no modules.
+
+    PEFT does so by ParamWrapper, which refuses dropout (peft/tuners/lora/layer.py). False where nobody can tell.
+    """
+    if not peft or str(peft.get("peft_type") or "LORA").upper() != "LORA":
+        return False
+    if peft.get("target_parameters"):
+        return True
+    names = {x.name for x in shape.linears if not x.parameter}
+    try:
+        targets = _targets(shape, "LORA", peft.get("target_modules"), names)
+    except Unlisted:
+        return False
+    return any(t == "gate" or t.startswith("experts.") for t in targets)
+
+
+def _dropout(peft: Mapping[str, Any], name: str) -> float:
+    return float(peft.get("lora_dropout" if name == "LORA" else "vera_dropout") or 0)
 
 
 def adapter_parameters(shape: Shape, peft: Mapping[str, Any] | None) -> int | None:

@@ -31,6 +31,7 @@ class Estimate:
         rows: Rows of the micro batch.
         length: Tokens of each.
         method: `arithmetic` or `simulation`.
+        notes: What a reader may ask about these numbers: when the peak is, what is not quantised, why the band is wide.
     """
 
     terms: dict[str, int]
@@ -40,6 +41,7 @@ class Estimate:
     rows: int
     length: int
     method: str
+    notes: tuple[str, ...] = ()
 
     @property
     def allocated(self) -> int:
