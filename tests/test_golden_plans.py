@@ -18,6 +18,8 @@ from nothing_tune.recipe import load_recipe
 from nothing_tune.recipe.library import library_root, names
 from nothing_tune.recipe.model import leaves
 
+pytestmark = pytest.mark.engine  # nothing heavy is imported, but it takes seconds
+
 GOLDEN = Path(__file__).parent / "golden"
 SECTIONS = ("model", "data", "quantization", "peft", "training", "tracking", "monitor", "checkpoint", "launch")
 ABSENT = "(absent)"

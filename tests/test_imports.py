@@ -8,6 +8,8 @@ import sys
 
 import pytest
 
+pytestmark = pytest.mark.engine  # nothing heavy is imported, but it takes seconds
+
 HEAVY = {
     "torch",
     "transformers",

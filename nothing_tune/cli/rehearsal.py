@@ -36,7 +36,7 @@ INTERRUPTED = 130
 NANO = "--with models/nano"
 
 
-def rehearse(recipe: Recipe, plan: Plan, again: str, json: bool) -> None:
+def rehearse(recipe: Recipe, plan: Plan, again: str, json: bool, inspect: str = "") -> None:
     """Rehearses `recipe` and shows what was proved; leaves with 0, or with the exit code of what failed.
 
     Args:
@@ -44,10 +44,11 @@ def rehearse(recipe: Recipe, plan: Plan, again: str, json: bool) -> None:
         plan: The same, compiled for the GPU that is meant.
         again: The command that trains it, for the last line.
         json: Print one JSON document instead of the page.
+        inspect: The command that shows its rows, for hints; empty where there is none.
     """
     page = _Page(plan, json)
     try:
-        _, error = console.outcome(lambda: _rehearsed(recipe, plan, page))
+        _, error = console.outcome(lambda: _rehearsed(recipe, plan, page, inspect))
     except KeyboardInterrupt:
         page.clear()
         console.note("stopped; nothing was kept")
@@ -73,17 +74,28 @@ def command_line(
     with_: Sequence[str] | None,
     overrides: Sequence[str],
     unset: Sequence[str] | None,
+    composed: Sequence[str | None] | None = None,
+    do: str = "train",
 ) -> str:
-    """The command that trains what was rehearsed."""
-    words = ["tune", "train", *([recipe] if recipe else [])]
-    for name, value in (("--gpu", gpu), ("--scenario", scenario)):
+    """The command, as it was typed, that trains what was rehearsed; with `do` = `data inspect` the one that shows its rows.
+
+    Args:
+        recipe: What is trained; of no matter with `composed`.
+        overrides: Those that were typed.
+        composed: `--model`, `--data` and `--method` where they were typed instead of a recipe.
+    """
+    model, data, method = composed or (None, None, None)
+    looks = do != "train"
+    words = ["tune", *do.split(), *([data if looks else None] if composed else [recipe])]
+    own = (("--model", model), *(() if looks else (("--data", data), ("--method", method))))
+    for name, value in (*own, ("--gpu", None if looks and composed else gpu), ("--scenario", scenario)):
         words += [name, value] if value else []
-    for name, values in (("--with", with_), ("--unset", unset)):
-        words += [word for value in values or () for word in (name, value)]
-    return shlex.join([*words, *overrides])
+    words += [word for layer in with_ or () for word in ("--with", layer)]
+    words += [f"~{key}" for key in unset or ()] if looks else [w for key in unset or () for w in ("--unset", key)]
+    return shlex.join([word for word in words if word] + [*overrides])
 
 
-def _rehearsed(recipe: Recipe, plan: Plan, page: _Page) -> None:
+def _rehearsed(recipe: Recipe, plan: Plan, page: _Page, inspect: str = "") -> None:
     """Runs the job in a temporary folder and tells `page` of its events; raises what it found."""
     from nothing_tune.cli.jobs import job
     from nothing_tune.run.architecture import config_of
@@ -101,7 +113,9 @@ def _rehearsed(recipe: Recipe, plan: Plan, page: _Page) -> None:
     running: Any = None
     try:
         with _ended_from_outside(), job(["rehearse"], "the rehearsal") as running:
-            request = {"plan": plan.to_json(), "config": config, "folder": str(folder), "sample": sample}
+            request = {
+                "plan": plan.to_json(), "config": config, "folder": str(folder), "sample": sample, "inspect": inspect,
+            }  # fmt: skip
             running.send(jsonlib.loads(jsonlib.dumps(request, default=str)))
             _, error = console.outcome(lambda: page.follow(running))
             if error is not None:

@@ -100,6 +100,7 @@ def command(
             gpu, scenario = gpu or said["gpu"], scenario or said["scenario"]
             with_, unset = with_ or said["with"], unset or said["unset"]
     recipe_name, overrides = options.recipe_or_composed(words, model, data, method, "train")
+    composed = len(overrides) - len(options.split_words(words)[1])
     if max_samples is not None:
         overrides.append(f"data.max_samples={max_samples}")
     if max_steps is not None:
@@ -122,8 +123,9 @@ def command(
     if rehearse:
         from nothing_tune.cli import rehearsal
 
-        again = rehearsal.command_line(recipe_name, gpu, scenario, with_, overrides, unset)
-        rehearsal.rehearse(recipe, plan, again, json)
+        typed = (gpu, scenario, with_, overrides[composed:], unset, (model, data, method) if model else None)
+        again, look = (rehearsal.command_line(recipe_name, *typed, do=do) for do in ("train", "data inspect"))
+        rehearsal.rehearse(recipe, plan, again, json, look)
         return
 
     from nothing_tune import run as runs

@@ -77,9 +77,20 @@ def hub_problem(error: BaseException, name: str, key: str, what: str = "model") 
             key=key,
             hint="connect to the network, or name a local folder",
         )
-    first = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-    hint = "see engine.log for the whole story" if key else ""
-    return Problem(f"{what} {name} cannot be loaded: {first}", key=key, hint=hint)
+    hint = "see that its files are whole, or fetch it again" if key else ""
+    return Problem(f"{what} {name} cannot be loaded: {words(error)}", key=key, hint=hint)
+
+
+def words(error: BaseException) -> str:
+    """What `error` says, in one line: its first, and those that follow as long as they end in the middle of a sentence.
+
+    At most four lines; the class's name where it says nothing.
+    """
+    said = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    count = 1
+    while said[count - 1].endswith((":", ",")) and count < min(len(said), 4):
+        count += 1
+    return " ".join(said[:count]).rstrip(":, ")
 
 
 def chain(error: BaseException | None) -> Iterator[BaseException]:

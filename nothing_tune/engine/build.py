@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from nothing_tune.data.hub import hub_problem
+from nothing_tune.engine import configs
 from nothing_tune.errors import PlanError, Problem, RunError, UsageError
 from nothing_tune.plan.model import Plan
 from nothing_tune.plan.rehearsal import rehearsable
@@ -24,16 +25,29 @@ MOVES_BASE = ("pissa", "olora")
 
 
 def tokenizer(plan: Plan) -> Any:
-    """The model's tokenizer. `UsageError` when the model is not there."""
+    """The model's tokenizer.
+
+    Raises:
+        UsageError: The model is not there, its folder holds no tokenizer or an empty one, or its config cannot be used.
+    """
     from transformers import AutoTokenizer
 
     name = model_name(plan)
+    folder = Path(name)
+    if folder.is_dir() and (lacking := configs.no_tokenizer(folder)):
+        raise UsageError(configs.trouble(plan, name) or lacking)
     try:
-        return AutoTokenizer.from_pretrained(
+        found = AutoTokenizer.from_pretrained(
             name, revision=_revision(plan), trust_remote_code=bool(plan.model.get("trust_remote_code"))
         )
     except Exception as error:
-        raise _absent(plan, hub_problem(error, name, "model.name_or_path")) from error
+        if wrong := configs.trouble(plan, name):
+            raise UsageError(wrong) from error
+        kind = "the tokenizer of" if folder.is_dir() else "model"
+        raise _absent(plan, hub_problem(error, name, "model.name_or_path", kind)) from error
+    if wrong := configs.empty_tokenizer(name, found):
+        raise UsageError(wrong)
+    return found
 
 
 def model_name(plan: Plan) -> str:
@@ -51,6 +65,7 @@ def model_name(plan: Plan) -> str:
                     hint="name a folder that holds a model",
                 )
             )
+        configs.check_json(path)
         return str(path)
     if name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise _absent(
@@ -105,6 +120,10 @@ def model(plan: Plan) -> Any:
         loaded = create_model_from_path(name, **kwargs)
     except (OSError, ConnectionError) as error:
         raise _absent(plan, hub_problem(error, name, "model.name_or_path")) from error
+    except Exception as error:
+        if wrong := configs.trouble(plan, name):
+            raise UsageError(wrong) from error
+        raise
     got = loaded.get_input_embeddings().weight.dtype
     if got != dtype:
         raise RunError(f"the model was to be loaded as {dtype} but came as {got}")

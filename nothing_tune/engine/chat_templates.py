@@ -115,6 +115,7 @@ def choose(
         tokenizer.chat_template = path.read_text(encoding="utf-8")
     own = _own(tokenizer, with_tools)
     assert own is not None
+    _refuse_mistakes(tokenizer, own, wanted)
     if not masked or MARKERS.search(own):
         return _proved(tokenizer, Choice(own, own, wanted or "the model"), masked, date)
     from trl.chat_template_utils import get_training_chat_template
@@ -130,11 +131,32 @@ def choose(
             return _proved(tokenizer, Choice(text, own, source), masked, date)
     raise UsageError(
         Problem(
-            "the model's chat template does not mark the assistant's words, and none of ours renders the same text",
+            f"{_named(wanted)} does not mark the assistant's words, and none of ours renders the same text",
             key="data.chat_template",
             hint="set data.chat_template to a file with {% generation %} around them, or training.assistant_only_loss=false",
         )
     )
+
+
+def _refuse_mistakes(tokenizer: Any, own: str, wanted: str | None) -> None:
+    """`UsageError` with file and line where `own`, of the file `wanted` or the model's, is not Jinja."""
+    from jinja2 import TemplateSyntaxError
+
+    try:
+        template_probes.rendered(tokenizer, own, _TURNS)
+    except TemplateSyntaxError as error:
+        path = Path(wanted).expanduser() if wanted else Path(str(tokenizer.name_or_path)) / "chat_template.jinja"
+        where = f"{path.absolute()}:{error.lineno}" if path.is_file() else f"line {error.lineno}"
+        cure = "mend it, or set data.chat_template to chatml" + ("" if wanted else " or to a file of your own")
+        whose = "the chat template" if wanted else "the model's chat template"
+        what = f"{whose} is not Jinja: {where}: {error.message}"
+        raise UsageError(Problem(what, key="data.chat_template", hint=cure)) from error
+    except Exception:  # what it refuses is told of the rows
+        return
+
+
+def _named(wanted: str | None) -> str:
+    return f"the chat template {wanted}" if wanted else "the model's chat template"
 
 
 def same(tokenizer: Any, own: str, other: str, rows: Sequence[Mapping[str, Any]] = (), tools: bool = False) -> bool:

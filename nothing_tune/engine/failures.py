@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from nothing_tune.artifacts.redact import redact_all
-from nothing_tune.data.hub import chain
+from nothing_tune.data.hub import chain, words
 from nothing_tune.errors import Diverged, OutOfMemory, Problem, RunError, StorageError, TuneError
 
 _HERE = str(Path(__file__).parent.parent)
@@ -52,7 +52,7 @@ def explain(error: BaseException) -> TuneError:
             return cause
         if out_of_memory(cause):
             return OutOfMemory(
-                f"out of memory: {_first_line(cause)}",
+                f"out of memory: {words(cause)}",
                 hint="halve per_device_train_batch_size and double gradient_accumulation_steps, or lower max_length (all in training)",
             )
         if isinstance(cause, OSError) and cause.errno in _DISK:
@@ -60,14 +60,14 @@ def explain(error: BaseException) -> TuneError:
                 f"the disk refused to write{f' {cause.filename}' if cause.filename else ''}: {cause.strerror}",
                 hint="free some space; the checkpoints committed so far are whole, and tune resume continues there",
             )
-        if any(words in str(cause) for words in _WRITER):
+        if any(said in str(cause) for said in _WRITER):
             return StorageError(
                 "the disk refused to write: it is full or failing",
                 hint="free some space; the checkpoints committed so far are whole, and tune resume continues there",
             )
     frames = traceback.extract_tb(error.__traceback__)
     own = bool(frames) and frames[-1].filename.startswith(_HERE)
-    what = f"{type(error).__name__}: {_first_line(error)}"
+    what = f"{type(error).__name__}: {words(error)}"
     if own:
         return TuneError(Problem(f"a bug in nothing-tune: {what}", hint="please report it with the run's engine.log"))
     return RunError(Problem(what, hint="engine.log in the run directory has the whole story"))
@@ -127,7 +127,3 @@ def _counts(ended: dict[str, Any]) -> bool:
 def _normal(what: str) -> str:
     """The first line of an error without what changes from one time to the next: addresses and numbers."""
     return _CHANGING.sub("#", next(iter(what.strip().splitlines()), ""))
-
-
-def _first_line(error: BaseException) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

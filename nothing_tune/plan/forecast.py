@@ -198,9 +198,11 @@ def forecast(
             disk_free=machine.disk_free,
             checkpoint_bytes=_checkpoint_bytes(plan, found),
             cpus=machine.cpus,
+            changes=found.changes if found else (),
         )
     )
     told, accepted = advising.settled(told, plan.values)
+    found = replace(found, changes=advising.compatible(found.changes, told)) if found else None
     return Forecast(
         plan=plan,
         rows=rows,
@@ -238,7 +240,7 @@ def batch(plan: Plan, rows: Rows, config: Mapping[str, Any] | None = None) -> tu
 
     Without the rows' lengths that is `max_length`; without a `max_length` what the model can read.
     """
-    micro = int(plan.training.get("per_device_train_batch_size") or 8)
+    micro = memories.rows_at_once(plan, rows)
     limit = plan.values.get("training", {}).get("max_length") or plan.training.get("max_length")
     context = (config or {}).get("max_position_embeddings")
     return micro, int(rows.longest or limit or context or 1024)
@@ -263,7 +265,8 @@ def _memory(
     if known is not None:
         try:
             longest = simulated or memories.estimate(known, plan, micro, length)
-            usual = rows.typical(micro, length, bool(plan.training.get("packing")))
+            grouped = plan.training.get("train_sampling_strategy") == "group_by_length"
+            usual = rows.typical(micro, length, bool(plan.training.get("packing")), grouped)
             typical = memories.estimate(known, plan, micro, usual) if usual and usual < length else None
             holds = memories.longest(known, plan, micro) if plan.gpu.get("kind", "cuda") == "cuda" else None
             changes = memories.changes(known, plan, rows) if plan.gpu.get("kind", "cuda") == "cuda" else ()

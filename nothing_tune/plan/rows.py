@@ -39,13 +39,19 @@ class Rows:
     findings: tuple[Mapping[str, Any], ...] = ()
     report: Mapping[str, Any] | None = None
 
-    def typical(self, micro: int, max_length: int | None, packed: bool) -> int | None:
+    def typical(self, micro: int, max_length: int | None, packed: bool, grouped: bool = False) -> int | None:
         """Tokens that a usual batch of `micro` rows is padded to: the mean of its longest row; None where lengths are unknown.
 
-        With packing, or with one bin of rows, that is what every batch has. Rows above `max_length` count as that long.
+        With packing, or with one bin of rows, that is what every batch has. Rows above `max_length` count as that long. Where rows
+        of like length come together (`grouped`, train_sampling_strategy group_by_length), hardly anything is padded: the mean
+        length of a row, by the tokens where they are counted.
         """
         if packed:
             return self.longest or max_length
+        if grouped:
+            if self.tokens and (self.sequences or self.train):
+                return max(1, round(self.tokens / (self.sequences or self.train or 1)))
+            micro = 1
         rows = sum(count for _, _, count in self.lengths)
         if not rows:
             return None

@@ -345,7 +345,7 @@ def _length(plan: Plan, rows: Rows, maths: Maths) -> tuple[int, float | None, st
         return max(round(mean / (1 - share)), 1), float(share), ""
     if packed and limit and not maths.exact:
         return limit, None, f"how many sequences packing leaves is unknown: each row counts as {limit:,} tokens"
-    typical = rows.typical(1 if grouped else maths.micro, limit, packed)
+    typical = rows.typical(maths.micro, limit, packed, grouped)
     if typical:
         return typical, min(max(1 - mean / typical, 0.0), 1.0) if mean else None, ""
     if mean:

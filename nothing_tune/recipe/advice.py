@@ -46,6 +46,7 @@ ADVICE: dict[str, str] = {
     "few-targets": "An adapter on one or two attention layers only.",
     "targets-not-there": "Target modules that the model does not have.",
     "no-dropout": "No dropout with little data.",
+    "dropout-refused": "Dropout of an adapter on experts, which PEFT refuses.",
     "packing-worth-it": "Much of each batch is padding.",
     "packing-with-few-rows": "Packing leaves few steps.",
     "packing-gains-nothing": "Packing joins hardly any rows.",

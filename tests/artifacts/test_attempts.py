@@ -21,6 +21,8 @@ import pytest
 from nothing_tune.artifacts import Run, attempts, read_json, write_json
 from nothing_tune.errors import Busy, StorageError
 
+pytestmark = pytest.mark.engine  # nothing heavy is imported, but it takes seconds
+
 FORK = multiprocessing.get_context("fork")
 
 

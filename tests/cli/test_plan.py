@@ -179,6 +179,7 @@ def test_the_command(tune: Callable[..., Any]) -> None:
     assert "--rows N says how many rows there are" in said.out
 
 
+@pytest.mark.engine  # takes seconds
 def test_fits(tune: Callable[..., Any]) -> None:
     said = tune("plan", "templates/memory-optimized-13b", "--fits", "--rows", "5000", "--json")
     rows = {row["gpu"]: row for row in said.json()}
@@ -193,6 +194,7 @@ def test_fits(tune: Callable[..., Any]) -> None:
     )
 
 
+@pytest.mark.engine  # takes seconds
 def test_fits_says_what_would(tune: Callable[..., Any]) -> None:
     said = tune("plan", "methods/full", "--with", "models/llama-2-13b", "--fits", "--rows", "5000")
     lines = said.out.splitlines()

@@ -63,6 +63,7 @@ trees = st.dictionaries(
 )
 
 
+@pytest.mark.engine  # takes seconds
 @given(trees)
 def test_round_trip(values: dict[str, Any]) -> None:
     text = "\n".join(line.plain() for line in yaml_text.lines(values)) + "\n"

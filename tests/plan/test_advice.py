@@ -18,10 +18,10 @@ from hypothesis import strategies as st
 
 from nothing_tune.errors import PlanError, RecipeError
 from nothing_tune.plan import Plan, make_plan
-from nothing_tune.plan.advice import RULES, Advice, Facts, advise, name_of, settled
+from nothing_tune.plan.advice import RULES, Advice, Facts, advise, compatible, name_of, settled
 from nothing_tune.plan.architecture import shape
 from nothing_tune.plan.maths import maths
-from nothing_tune.plan.memory import Estimate
+from nothing_tune.plan.memory import Change, Estimate
 from nothing_tune.plan.rows import GIVEN, Rows
 from nothing_tune.recipe import load_recipe
 from nothing_tune.recipe.advice import ADVICE
@@ -38,6 +38,7 @@ CONFIG = {
 }  # fmt: skip
 LLAMA = shape(CONFIG)
 CAPPED = shape({**CONFIG, "model_type": "gemma2"})
+MIXED = shape({**CONFIG, "model_type": "mixtral", "num_local_experts": 8, "num_experts_per_tok": 2})
 SHORT = shape({**CONFIG, "max_position_embeddings": 4096})
 ROWS = 11_111
 
@@ -99,6 +100,10 @@ def kept_tight(plan: Plan) -> Estimate:
 
 def heavy(plan: Plan) -> Estimate:
     return estimate(plan, 6e9, 8e9, 2e5)
+
+
+def change(*words: str) -> Change:
+    return Change(words, Estimate({}, 0, 0, 0, 1, 1, "arithmetic"), "fits")
 
 
 @dataclass(frozen=True)
@@ -188,6 +193,12 @@ CASES: list[Case] = [
     Case("global-batch-large", {B: 64, A: 1}),
     Case("batch-above-rows", {B: 8, A: 4}, rows=of(20)),
     Case("batch-above-rows", {B: 8}, rows=of(6)),
+    Case(
+        "batch-above-rows",
+        {B: 64, A: 4},
+        rows=of(200),
+        facts={"memory": heavy, "changes": lambda plan: (change(f"{B}=2", f"{A}=4"),)},
+    ),
     Case("rows-dropped", {"training.dataloader_drop_last": True, B: 16, A: 1}, rows=of(100)),
     Case("rows-dropped", {"training.dataloader_drop_last": True, B: 16, A: 1}, rows=of(9)),
     Case("micro-batch-could-grow", {B: 1, A: 16}, facts={"memory": tight}),
@@ -216,6 +227,8 @@ CASES: list[Case] = [
     Case("validation-share", {"data.eval": 0.4}, rows=of(200)),
     Case("evaluation-rare", {"training.eval_strategy": "epoch"}),
     Case("evaluation-rare", {"training.eval_steps": 1500}),
+    Case("evaluation-rare", {"training.eval_steps": 100}, rows=of(400)),
+    Case("evaluation-rare", {"training.eval_steps": 50, "training.num_train_epochs": 2.5}, rows=of(420)),
     Case("evaluation-costs", {"training.eval_steps": 20}),
     Case(
         "evaluation-costs",
@@ -253,11 +266,13 @@ CASES: list[Case] = [
     Case("rank-without-rslora", {"peft.r": 64, "peft.lora_alpha": 128}),
     Case("few-targets", {"peft.target_modules": ["q_proj", "v_proj"]}, facts={"shape": LLAMA}),
     Case("few-targets", {"peft.target_modules": None}),
+    Case("few-targets", {"peft.target_modules": ["q_proj", "v_proj"]}, facts={"shape": MIXED}),
     Case("targets-not-there", {"peft.target_modules": ["query_key_value", "dense"]}, facts={"shape": LLAMA}),
     Case(
         "targets-not-there", {"peft.target_modules": ["q_proj", "k_proj", "v_proj", "out_proj"]}, facts={"shape": LLAMA}
     ),
     Case("no-dropout", {"peft.lora_dropout": 0.0}, rows=of(600)),
+    Case("dropout-refused", {}, facts={"shape": MIXED}),
     Case("packing-worth-it", {}, rows=audited(0.45, 0.05, 0.02)),
     Case("packing-worth-it", {}, rows=audited(0.45, 0.05, 0.02, tokens=400_000)),
     Case("packing-with-few-rows", PACK, rows=packed(200)),
@@ -293,6 +308,7 @@ CASES: list[Case] = [
     Case("checkpoints-larger-than-disk", {}, facts={"disk_free": 3 * 10**9, "checkpoint_bytes": 10**9}),
     Case("checkpoints-larger-than-disk", {}, facts={"disk_free": 10**9, "checkpoint_bytes": 2 * 10**9}),
     Case("saves-rare", {"checkpoint.max_loss_minutes": None, "training.save_steps": 1000}, facts={"hours": 10.0}),
+    Case("saves-rare", {"checkpoint.max_loss_minutes": None, "training.save_steps": 5000}, facts={"hours": 10.0}),
 ]
 
 
@@ -337,7 +353,9 @@ QUIET: list[Case] = [
     Case("rows-dropped", {"training.dataloader_drop_last": True}),
     Case("micro-batch-could-grow", {B: 2, A: 8}, facts={"memory": used}),
     Case("micro-batch-could-grow", {B: 1, A: 16}, facts={"memory": used}, gpu="cpu"),
+    Case("micro-batch-could-grow", {B: 1, A: 16}, facts={"changes": (change(f"{B}=8", f"{A}=2"),)}),
     Case("evaluation-batch-small", {"training.per_device_eval_batch_size": 8}),
+    Case("evaluation-batch-small", {B: 512, A: 1}, facts={"memory": heavy}),
     Case("attention-refused", {"model.attn_implementation": "eager"}, facts={"shape": CAPPED}),
     Case("fp16-with-bf16-hardware", {}, gpu="t4"),
     Case("bf16-without-hardware", {"training.bf16": True}),
@@ -380,6 +398,10 @@ QUIET: list[Case] = [
     Case("targets-not-there", {"peft.target_modules": ["q_proj", "mlp.down_proj", "embed_tokens"]}),
     Case("no-dropout", {"peft.lora_dropout": 0.0}),
     Case("no-dropout", {}, with_=("methods/pissa",), rows=of(500)),
+    Case("no-dropout", {"peft.lora_dropout": 0.0}, rows=of(500), facts={"shape": MIXED}),
+    Case("dropout-refused", {}),
+    Case("dropout-refused", {"peft.lora_dropout": 0.0}, facts={"shape": MIXED}),
+    Case("dropout-refused", {"peft.target_modules": ["q_proj", "k_proj", "v_proj", "o_proj"]}, facts={"shape": MIXED}),
     Case("packing-worth-it", {}, rows=audited(0.2, 0.05, 0.02)),
     Case("packing-with-few-rows", PACK, rows=packed(400)),
     Case("packing-gains-nothing", PACK, rows=packed(1200)),
@@ -417,6 +439,7 @@ def test_what_each_rule_says() -> None:
         assert said == want
 
 
+@pytest.mark.engine  # takes seconds
 def test_the_changes_settle_it() -> None:
     seen: set[str] = set()
     for case in CASES:
@@ -478,6 +501,18 @@ def test_what_cannot_work_is_not_accepted() -> None:
     plan = planned("l4", over)
     open_, accepted = settled(advise(Case("", over, facts={"shape": LLAMA}).seen(plan)), plan.values)
     assert ([one.rule for one in open_], accepted) == (["targets-not-there"], [])
+
+
+def test_a_page_sets_no_key_twice() -> None:
+    plan = planned("l4", {B: 64, A: 1, "training.weight_decay": 0.1})
+    facts = replace(Case("", {}, facts={"memory": heavy}).seen(plan))
+    assert [one.rule for one in advise(facts)][:2] == ["global-batch-large", "weight-decay-high"]
+    fewer, kept = change(f"{B}=4", f"{A}=16"), change("training.max_length=128")
+    small = replace(facts, changes=(fewer, kept))
+    assert facts.fits is False
+    assert "global-batch-large" not in [one.rule for one in advise(small)]  # what makes it fit comes first
+    assert compatible((fewer, kept), advise(small)) == (fewer, kept)
+    assert compatible((fewer, kept), advise(facts)) == (kept,)  # what the batch should be comes first where it fits
 
 
 def test_an_unknown_name_is_an_error() -> None:

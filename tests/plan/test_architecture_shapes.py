@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from nothing_tune.plan.architecture import Unlisted, adapter_parameters, shape
+from nothing_tune.plan.architecture import Unlisted, adapter_parameters, adapts_experts, shape
 from nothing_tune.plan.architecture.families import FAMILIES
 from nothing_tune.plan.memory.layers import Layers
 from nothing_tune.plan.memory.setting import setting
@@ -103,7 +103,18 @@ def test_adapters_count_as_peft_builds_them() -> None:
     assert adapter_parameters(llama, None) == llama.parameters
     assert adapter_parameters(llama, {"peft_type": "OFT"}) is None
     experts = shape(TOTALS[8][0])
-    assert adapter_parameters(experts, {**lora, "lora_dropout": 0.05}) is None  # PEFT refuses dropout on experts
+    everywhere = adapter_parameters(experts, lora)
+    assert everywhere == adapter_parameters(experts, {**lora, "lora_dropout": 0.05}) != None  # noqa: E711  which PEFT refuses
+    assert adapts_experts(experts, {**lora, "lora_dropout": 0.05})
+    assert adapts_experts(llama, {"target_parameters": ["mlp.experts.down_proj"]})
+    for peft in (
+        {**lora, "target_modules": ["q_proj"]},
+        {**lora, "peft_type": "IA3"},
+        {"target_modules": ["nowhere"]},
+        None,
+    ):
+        assert not adapts_experts(experts, peft)
+    assert not adapts_experts(llama, lora)
     assert adapter_parameters(experts, {**lora, "target_modules": ["q_proj"], "lora_dropout": 0.05}) == 48 * 32 * 6144
 
 

@@ -14,6 +14,8 @@ from nothing_tune.errors import Problem, RecipeError
 from nothing_tune.recipe import checks, load_recipe, rules
 from nothing_tune.recipe.library import library_root
 
+pytestmark = pytest.mark.engine  # nothing heavy is imported, but it takes seconds
+
 TABLES = [path.read_text(encoding="utf-8") for path in sorted(Path(__file__).parent.glob("broken*.yaml"))]
 CASES: list[dict[str, Any]] = [case for table in TABLES for case in yaml.safe_load(table)]
 

@@ -17,6 +17,8 @@ from nothing_tune.recipe.library import library_root
 from nothing_tune.run.fork import refusals
 from tests.run.support import event, flip, prepared, save
 
+pytestmark = pytest.mark.engine  # nothing heavy is imported, but it takes seconds
+
 ROOT = Path(__file__).parents[2]
 
 

@@ -15,6 +15,8 @@ from nothing_tune.errors import Busy, UsageError
 from nothing_tune.run import pins, trash
 from tests.run.support import prepared, save
 
+pytestmark = pytest.mark.engine  # nothing heavy is imported, but it takes seconds
+
 
 @pytest.fixture
 def run(tmp_path: Path) -> Run:

@@ -16,6 +16,8 @@ from nothing_tune.run import verify
 from nothing_tune.run.verify import digest
 from tests.run.support import FILES, end, event, flip, prepared, safetensors, save
 
+pytestmark = pytest.mark.engine  # nothing heavy is imported, but it takes seconds
+
 
 @pytest.fixture
 def run(tmp_path: Path) -> Run:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import re
 import textwrap
 from collections.abc import Iterable, Sequence
+from itertools import islice
 from typing import Any
 
 from nothing_tune.cli import console, yaml_text
 from nothing_tune.cli.console import Ink
 from nothing_tune.cli.origins import origin_json, origin_text
+from nothing_tune.errors import Place
+from nothing_tune.recipe.compose import number
 from nothing_tune.recipe.guidance import Said
 from nothing_tune.recipe.guidance.setting import MISSING, Setting, below, setting
 from nothing_tune.recipe.model import lookup
@@ -179,13 +182,15 @@ def _here(found: Setting, variant: Any, kind: str) -> list[tuple[str, str, str]]
     if value is MISSING:
         rows = [("here", "not set", _unset(found, kind, variant))]
     else:
-        rows = [("here", _text(value), console.near(origin_text(variant, key, shadows=False)))]
         origin = variant.recipe.origins.get(key)
+        place = origin.place if origin and _same(origin.value, value) else None
+        rows = [("here", _text(value, place), console.near(origin_text(variant, key, shadows=False)))]
         derived = str(variant.plan.why.get(key) or "").startswith("derived:")
         earlier = [*([origin] if origin and derived else []), *reversed(origin.shadowed if origin else ())]
         for each in earlier:
             where = f"{each.layer}:{each.place.line}" if each.place else each.layer
-            rows.append(("", f"was {_text(each.value)}", where))
+            if not _same(each.value, value):
+                rows.append(("", f"was {_text(each.value, each.place)}", where))
     if found.rule == "managed":
         rows.append(("managed", "", found.reason))
     elif found.kind == "SFTConfig":
@@ -224,7 +229,7 @@ def _default(found: Setting) -> tuple[str, str, str]:
         return "default", "", found.derived + (f"; {upstream}" if upstream and found.upstream is not None else "")
     if found.default is not MISSING:
         where = f"base/qlora:{found.place.line}" if found.place else ""
-        return "default", _text(found.default), "; ".join(p for p in (where, upstream) if p)
+        return "default", _text(found.default, found.place), "; ".join(p for p in (where, upstream) if p)
     if found.upstream is not MISSING:
         return "default", _text(found.upstream), "upstream's; base/qlora leaves it"
     return "default", "none", "from the GPU's layer" if found.key.startswith("gpu.") else ""
@@ -248,8 +253,34 @@ def _alternatives(rows: Sequence[Said], paint: Ink) -> list[str]:
     return out
 
 
-def _text(value: Any) -> str:
-    return console.printable(console.cut(yaml_text.text(value), 48))
+def _same(a: Any, b: Any) -> bool:
+    return bool(a == b) and isinstance(a, bool) == isinstance(b, bool)
+
+
+def _text(value: Any, place: Place | None = None) -> str:
+    """A value on one line: a number as the line at `place` writes it, else as recipes do."""
+    return console.printable(console.cut(_written(value, place) or plain(value), 48))
+
+
+def plain(value: Any) -> str:
+    """A value as recipes write it: `2e-4`, `all-linear`."""
+    return number(value) if isinstance(value, float) else yaml_text.text(value)
+
+
+def _written(value: Any, place: Place | None) -> str:
+    """The number of a line of YAML as it stands there; empty where the line says something else."""
+    if place is None or not isinstance(value, float):
+        return ""
+    try:
+        with open(place.file, encoding="utf-8") as handle:
+            line = next(islice(handle, place.line - 1, place.line), "")
+    except (OSError, UnicodeDecodeError):
+        return ""
+    found = re.search(r":\s*([+-]?[\d.][\d._eE+-]*)\s*(#|$)", line.rstrip())
+    try:
+        return found[1] if found and float(found[1]) == value else ""
+    except ValueError:
+        return ""
 
 
 def rows(keys: Sequence[str], variant: Any, kind: str, *, parent: str = "", full: bool = False) -> list[str]:
@@ -260,7 +291,7 @@ def rows(keys: Sequence[str], variant: Any, kind: str, *, parent: str = "", full
         if ".NAME." in key:
             value = _of_groups(key, variant)
         name = key if full else key.removeprefix(f"{parent}.").removeprefix("NAME.")
-        shown = "-" if value is MISSING else "..." if isinstance(value, dict) else yaml_text.text(value)
+        shown = "-" if value is MISSING else "..." if isinstance(value, dict) else plain(value)
         cells.append((name, console.cut(console.printable(shown), LISTED_COLUMNS), first_sentence(found)))
     left, right = (max((len(c[i]) for c in cells), default=0) for i in (0, 1))
     out = []

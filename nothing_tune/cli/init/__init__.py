@@ -129,20 +129,19 @@ def _run(
         else:
             _given(state)
             _knobs_of_method(state)
-        if dry_run:
-            made, (recipe, plan) = writing.draft(state), writing.rehearse(state)
-        else:
-            made, recipe, plan = writing.write(state)
+        settled = writing.settle(state)
+        made = writing.draft(state, settled) if dry_run else writing.write(state, settled)
     except (KeyboardInterrupt, EOFError):
         console.out("")
         console.note("nothing was written")
         raise typer.Exit(130) from None
     if json:
-        console.out_json(_told(state, state.file, made, plan, not dry_run))
+        console.out_json(_told(state, state.file, made, settled, not dry_run))
     elif dry_run:
+        console.show_problems(settled.warnings)
         console.out(made.text.rstrip("\n"))
     else:
-        console.show_problems(recipe.advice)
+        console.show_problems([*settled.recipe.advice, *settled.warnings])
         _next(state, state.file)
 
 
@@ -153,14 +152,20 @@ def _knobs(state: Any) -> None:
 
     problems: list[Problem] = []
     for name in (n for n in KNOBS if n in state.given):
-        value, error = console.outcome(lambda name=name: read_knob(name, state.given[name]))  # type: ignore[misc]
+        value, error = console.outcome(lambda name=name: read_knob(name, state.given[name], flag(name)))  # type: ignore[misc]
         state.values[name] = value
         problems += error.problems if error else ()
     if problems:
         raise UsageError(*problems)
 
 
+def flag(name: str) -> str:
+    """`--max-length`."""
+    return f"--{name.replace('_', '-')}"
+
+
 def _knobs_of_method(state: Any) -> None:
+    from nothing_tune.cli.init.state import refused
     from nothing_tune.recipe.defaults import KNOBS, knobs
 
     own = knobs(state.method)
@@ -169,6 +174,9 @@ def _knobs_of_method(state: Any) -> None:
         raise UsageError(
             *(Problem(f"--{n} is LoRA's, and {state.method} has none", hint=f"leave --{n} out") for n in wrong)
         )
+    refusals = [refused(state, n, state.values[n]) for n in KNOBS if n in state.given]
+    if told := [r for r in refusals if r]:
+        raise UsageError(*told)
 
 
 def _given(state: Any) -> None:
@@ -193,7 +201,7 @@ def _given(state: Any) -> None:
         state.given.setdefault(question.name, text)
 
 
-def _told(state: Any, path: Path, made: Any, plan: Any, written: bool) -> dict[str, Any]:
+def _told(state: Any, path: Path, made: Any, settled: Any, written: bool) -> dict[str, Any]:
     """What `--json` prints."""
     return {
         "path": str(path),
@@ -202,7 +210,8 @@ def _told(state: Any, path: Path, made: Any, plan: Any, written: bool) -> dict[s
         "layers": list(made.layers),
         "settings": [{"key": s.key, "value": s.value, "why": s.why} for s in made.settings],
         "data": {"format": state.data.format, "rows": state.data.rows, "estimated": state.data.about},
-        "gpu": plan.gpu.get("name"),
+        "gpu": settled.plan.gpu.get("name"),
+        "warnings": [p.to_json() for p in settled.warnings],
         "text": made.text,
     }
 
@@ -213,7 +222,7 @@ def _next(state: Any, path: Path) -> None:
     console.out(f"{paint.ok('wrote')} {path}")
     for word, line in (
         ("plan", f"tune plan {path}{flag}"),
-        ("rehearse", f"tune train {path} --rehearse"),
+        ("rehearse", f"tune train {path}{flag} --rehearse"),
         ("run", f"tune train {path}{flag}"),
     ):
         console.out(f"  {word.ljust(8)}  {paint.key(line)}")

@@ -37,7 +37,7 @@ class Data:
         kind: Kind of its canonical rows; empty as above.
         rows: How many; None is unknown.
         about: Whether `rows` is told by the bytes.
-        bad: Rows among those read that cannot be used.
+        bad: Rows among those read that cannot be used; `rows` does not count them.
         first_bad: The first of them, with its place.
         lengths: Bytes of text in each row that was read.
         turns: Mean number of messages in a row; 0 where rows have none.
@@ -80,7 +80,12 @@ class Data:
         if self.rows is None:
             return f"rows of {self.format}"
         many = f"{'about ' if self.about else ''}{self.rows:,} row{'' if self.rows == 1 else 's'} of {self.format}"
-        return f"{many}, {self.bad:,} of them bad" if self.bad else many
+        return f"{many}, and {self.bad:,} bad" if self.bad else many
+
+    @property
+    def read(self) -> int:
+        """Rows that were read, bad ones too."""
+        return len(self.lengths) + self.bad
 
 
 def split_columns(text: str) -> tuple[str, dict[str, str]]:
@@ -251,4 +256,18 @@ def near_files(folder: Path) -> list[Path]:
         found = sorted(names, key=lambda p: ("train" not in p.name, p.name))
     except OSError:
         return []
-    return [p for p in found if p.suffix != ".txt" and not p.name.endswith(files.CARD) and os.path.isfile(p)]
+    named = (p for p in found if p.suffix != ".txt" and not p.name.endswith(files.CARD) and os.path.isfile(p))
+    return [p for p in named if p.suffix != ".json" or _has_rows(p)]
+
+
+def _has_rows(path: Path) -> bool:
+    """Whether a JSON document begins as rows do: a list of objects, JSON lines, or an object of lists; a plan or a config does not."""
+    try:
+        with open(path, encoding="utf-8-sig", errors="replace") as handle:
+            start = handle.read(4096).lstrip()
+    except OSError:
+        return False
+    if start.startswith("{"):
+        line = start.partition("\n")[0].strip()
+        return (line.endswith("}") and len(line) < len(start.rstrip())) or re.match(r"\{\s*\"[^\"]*\"\s*:\s*\[\s*\{", start) is not None
+    return re.match(r"\[\s*(\{|$)", start) is not None

@@ -10,6 +10,7 @@ from typing import Any
 from nothing_tune.cli import console
 from nothing_tune.cli.init.look import Gpu, Model, gpus
 from nothing_tune.errors import Problem
+from nothing_tune.recipe.compose import Setting, scalar
 
 LIGHT = ("lora", "qlora")
 """Methods that are proposed where another one does not fit, the one that keeps more precision first."""
@@ -19,6 +20,7 @@ embedding in 16 bits (QLoRA, arXiv 2305.14314); weights, gradients, two moments 
 ROUGH_REST = 2.0e9
 """Bytes for all else at one row of 1,024 tokens with checkpointing, by the same rule of thumb; a guess."""
 ROUGH_LENGTH = 1024
+GIB = 1 << 30
 
 
 @dataclass(frozen=True)
@@ -32,8 +34,8 @@ class Need:
 
     @property
     def told(self) -> str:
-        """`9.4 GB`, `about 9 GB`."""
-        return f"about {self.peak / 1e9:.0f} GB" if self.rough else f"{self.peak / 1e9:.1f} GB"
+        """`9.4 GiB`, `about 9 GiB`."""
+        return f"about {self.peak / GIB:.0f} GiB" if self.rough else f"{self.peak / GIB:.1f} GiB"
 
 
 def usable(gpu: Gpu) -> int | None:
@@ -43,22 +45,29 @@ def usable(gpu: Gpu) -> int | None:
     return memory.usable(gpu.facts) if gpu.kind == "cuda" else None
 
 
+def room(gpu: Gpu) -> str:
+    """`21.8 GiB`, what `usable` says in words; empty where it is unknown."""
+    have = usable(gpu)
+    return f"{have / GIB:.1f} GiB" if have else ""
+
+
 def fits(need: Need | None, gpu: Gpu) -> bool | None:
     """Whether it fits, by the peak; None where one of both is unknown."""
-    room = usable(gpu)
-    return None if need is None or room is None else need.peak <= room
+    have = usable(gpu)
+    return None if need is None or have is None else need.peak <= have
 
 
 def surely(need: Need | None, gpu: Gpu) -> bool | None:
     """Whether it fits by the high end of the estimate, as what is proposed should; None where one of both is unknown."""
-    room = usable(gpu)
-    return None if need is None or room is None else need.high <= room
+    have = usable(gpu)
+    return None if need is None or have is None else need.high <= have
 
 
 def needs(
     model: Model, method: str, gpu: Gpu, rows: int = 1, length: int = 1024, more: tuple[str, ...] = ()
 ) -> Need | None:
-    """What `rows` rows of `length` tokens need at once; None where not even the model's size is known.
+    """What `rows` rows of `length` tokens need at once, by the recipe that `init` would write; None where not even the model's
+    size is known, and where its architecture is known but not what the method makes of it.
 
     Args:
         more: Overrides of the recipe that count, such as `peft.r=64`.
@@ -71,18 +80,62 @@ def needs(
 @lru_cache(maxsize=1024)
 def _needs(model: Model, method: str, bf16: bool, rows: int, length: int, more: tuple[str, ...]) -> Need | None:
     from nothing_tune.plan import memory
-    from nothing_tune.plan.architecture import Unlisted, shape
+    from nothing_tune.plan.architecture import Unlisted
 
-    plan, _ = console.outcome(lambda: _plan(method, bf16, more))
-    if model.config and plan:
+    words = [f"{one.key}={scalar(one.value)}" for one in musts(model, method)]
+    plan, _ = console.outcome(lambda: _plan(method, bf16, (*more, *words)))
+    known = _shape(model)
+    if known and plan:
         with suppress(Unlisted):
-            told = memory.estimate(shape(model.config), plan, rows, length)
+            told = memory.estimate(known, plan, rows, length)
             return Need(told.peak, told.low, told.high)
+        return None
     if model.parameters_b is None:
         return None
     weights = model.parameters_b * 1e9 * ROUGH.get(method, 2.2)
     peak = round(weights + ROUGH_REST * max(1.0, rows * length / ROUGH_LENGTH) ** 0.8)
     return Need(peak, round(peak * 0.7), round(peak * 1.3), rough=True)
+
+
+def _shape(model: Model) -> Any:
+    """The architecture; None where config.json is not at hand, or of a family that is not known."""
+    from nothing_tune.plan.architecture import Unlisted, shape
+
+    with suppress(Unlisted):
+        return shape(model.config) if model.config else None
+    return None
+
+
+@lru_cache(maxsize=128)
+def musts(model: Model, method: str) -> tuple[Setting, ...]:
+    """What this architecture needs in a recipe with this method, each with its reason; empty where it is not known."""
+    known = _shape(model)
+    plan, _ = console.outcome(lambda: _plan(method, True, ()))
+    if known is None or plan is None:
+        return ()
+    out = []
+    if any(block.softcap for block, _ in known.blocks):
+        why = f"{known.family} caps its attention scores, which PyTorch's own attention cannot do"
+        out.append(Setting("model.attn_implementation", "eager", why))
+    return (*out, *_for_adapter(known, plan.peft))
+
+
+def _for_adapter(known: Any, peft: Any) -> tuple[Setting, ...]:
+    """What lets PEFT adapt the model: no dropout on experts, else no adapter on them."""
+    from nothing_tune.plan.architecture import adapter_parameters, adapts_experts
+
+    if not peft:
+        return ()
+    if adapter_parameters(known, peft) is not None:
+        if adapts_experts(known, peft) and peft.get("lora_dropout"):
+            return (Setting("peft.lora_dropout", 0.0, "the adapter reaches experts, and PEFT has no dropout there"),)
+        return ()
+    plain = sorted({x.name for x in known.linears if not x.parameter and x.name != "gate"})
+    if plain and adapter_parameters(known, {**peft, "target_modules": plain}) is not None:
+        return (
+            Setting("peft.target_modules", plain, "PEFT adapts experts by plain LoRA only: the others are adapted"),
+        )
+    return ()
 
 
 @lru_cache(maxsize=64)
@@ -105,15 +158,15 @@ def nearest(model: Model, gpu: Gpu, method: str) -> list[str]:
     for each in dict.fromkeys((method, "qlora")):
         larger = smallest(model, each)
         if larger is not None and larger.name != gpu.name:
-            out.append(f"{each} on {larger.name} ({larger.facts.get('memory_gb'):g} GB)")
+            out.append(f"{each} on {larger.name} ({room(larger)})")
     return out
 
 
 def smallest(model: Model, method: str) -> Gpu | None:
     """The GPU of least memory in the library that the method fits on with this model; None where there is none."""
-    room = [g for g in gpus().values() if g.kind == "cuda" and g.facts.get("memory_gb") and possible(method, g) is None]
-    room.sort(key=lambda g: (g.facts["memory_gb"], not g.here, g.name))
-    return next((g for g in room if fits(needs(model, method, g), g)), None)
+    known = [g for g in gpus().values() if g.kind == "cuda" and g.facts.get("memory_gb") and possible(method, g) is None]
+    known.sort(key=lambda g: (g.facts["memory_gb"], not g.here, g.name))
+    return next((g for g in known if fits(needs(model, method, g), g)), None)
 
 
 def possible(method: str, gpu: Gpu) -> Problem | None:
@@ -129,8 +182,8 @@ def possible(method: str, gpu: Gpu) -> Problem | None:
 
 def refusal(model: Model, method: str, gpu: Gpu) -> Problem | None:
     """What is said where not even one short row fits by the low end of the estimate; None where it may, or is unknown."""
-    need, room = needs(model, method, gpu, 1, 512), usable(gpu)
-    if need is None or room is None or need.low <= room:
+    need, have = needs(model, method, gpu, 1, 512), usable(gpu)
+    if need is None or have is None or need.low <= have:
         return None
     near = nearest(model, gpu, method)
     cure = (
@@ -139,6 +192,6 @@ def refusal(model: Model, method: str, gpu: Gpu) -> Problem | None:
         else "no GPU of the library is large enough: take a smaller model"
     )
     return Problem(
-        f"{model.name} with {method} does not fit {gpu.name}: it needs {need.told}, and {room / 1e9:.1f} GB are there",
+        f"{model.name} with {method} does not fit {gpu.name}: it needs {need.told}, and {room(gpu)} are usable",
         hint=cure,
     )

@@ -112,6 +112,8 @@ def model(text: str) -> Model:
     folder = Path(text).expanduser()
     if folder.is_dir():
         config = _config(folder)
+        if config is None and (wrong := _broken(folder / "config.json")):
+            raise UsageError(Problem(wrong, hint="fetch the model's config.json again"))
         if config is None:
             raise UsageError(
                 Problem(f"the folder {text} holds no model", hint="name a folder with a config.json, or a hub id")
@@ -166,6 +168,21 @@ def _config(folder: Path) -> dict[str, Any] | None:
     return value if isinstance(value, dict) else None
 
 
+def _broken(path: Path) -> str:
+    """What is wrong with a config.json that is there, with line and column; empty where there is none."""
+    if not path.exists():
+        return ""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        said = error.msg[:1].lower() + error.msg[1:]
+        return f"{path} is not JSON: {said} at line {error.lineno}, column {error.colno}"
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or "it is no UTF-8"
+        return f"{path} cannot be read: {reason}"
+    return "" if isinstance(value, dict) else f"{path} holds no JSON object"
+
+
 def _as_config(facts: Mapping[str, Any]) -> dict[str, Any]:
     """The library's facts in the words of config.json."""
     kind = str(facts.get("architecture", ""))
@@ -210,13 +227,15 @@ class Gpu:
 
     @property
     def told(self) -> str:
-        """`24 GB, bf16`, `no GPU: this is slow for all but small models`."""
+        """`21.8 GiB usable, bf16`, `no GPU: for small models and rehearsals`."""
         if self.kind == "cpu":
             return "no GPU: for small models and rehearsals"
         if self.kind == "mps":
             return "Apple silicon, its memory is the machine's"
-        memory = self.facts.get("memory_gb")
-        parts = [f"{memory:g} GB" if isinstance(memory, int | float) else "memory unknown"]
+        from nothing_tune.plan.memory import usable
+
+        room = usable(self.facts)
+        parts = [f"{room / (1 << 30):.1f} GiB usable" if room else "memory unknown"]
         parts += ["bf16"] if self.facts.get("bf16") else ["no bf16: fp16"] if self.facts.get("bf16") is False else []
         return ", ".join(parts)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import textwrap
 from collections.abc import Sequence
 from functools import lru_cache
 from importlib import import_module
@@ -40,9 +41,12 @@ TRACKERS = {
 
 def _columns(rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> list[str]:
     """Aligned columns without a head; the first is a name that can be typed."""
-    paint = console.ink()
+    paint, columns = console.ink(), console.width()
     if not rows:
         return []
+    wide = sum(max(len(row[i]) for row in rows) for i in range(len(rows[0]))) + 2 * len(rows[0])
+    if columns and wide > columns:
+        return [line for row in rows for line in _stacked(row, columns)]
     _, *lines = console.table(
         [""] * len(rows[0]),
         rows,
@@ -53,6 +57,13 @@ def _columns(rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> list[s
         ),
     )
     return [f"  {_bare(line)}" for line in lines]
+
+
+def _stacked(row: Sequence[str], columns: int) -> list[str]:
+    """A row where the terminal is too narrow for columns: the name, and all else wrapped under it."""
+    paint, said = console.ink(), "; ".join(filter(None, row[1:]))
+    below = textwrap.wrap(said, max(columns - 6, 20), break_on_hyphens=False)
+    return [f"  {paint.key(row[0])}", *(f"      {paint.dim(line)}" for line in below)]
 
 
 def _bare(line: str) -> str:
@@ -72,7 +83,7 @@ def about_models(state: State) -> list[str]:
     return [
         "Begin small: a model of 1 to 4 B learns in an hour what shows whether the data is right. A larger one comes after.",
         "An instruct or chat model already answers in turns; a base model only goes on with text, and learns turns from the data.",
-        "Memory: about 2 GB a billion parameters in 16 bits, 0.7 GB in 4 bits, and the training on top of it.",
+        "Memory: about 2 GiB a billion parameters in 16 bits, 0.7 GiB in 4 bits, and the training on top of it.",
         "Gated: accept the terms on the model's page, then `hf auth login`. The licence says what you may do with the result.",
     ]
 
@@ -132,11 +143,10 @@ def gpus(state: State) -> list[str]:
         half = fit.fits(fit.needs(state.model, "lora", gpu), gpu)
         takes = "4 or 16 bits" if half else "4 bits" if least else "too small" if least is False else ""
         price = prices().get(gpu.name)
-        memory = gpu.facts.get("memory_gb")
         rows.append(
             (
                 gpu.name,
-                f"{memory:g} GB" if isinstance(memory, int | float) else "",
+                fit.room(gpu),
                 takes,
                 f"from ${price[0]:.2f}/h" if price else "",
                 "this machine" if gpu.here else price[1] if price else "",

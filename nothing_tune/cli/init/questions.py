@@ -67,7 +67,7 @@ def _too_large(model: look.Model, gpu: look.Gpu) -> Problem | None:
     if problem is None:
         return None
     larger = fit.smallest(model, "qlora")
-    cures = [f"{larger.name} ({larger.facts.get('memory_gb'):g} GB) is the smallest GPU for it"] if larger else []
+    cures = [f"{larger.name} ({fit.room(larger)}) is the smallest GPU for it"] if larger else []
     cures += [f"{m} fits {gpu.name}" for m in offers.fitting_models(gpu)[:1]]
     return Problem(f"{problem.what}", hint="; ".join(cures) or problem.hint)
 
@@ -76,7 +76,7 @@ def _model_default(state: State) -> Default:
     gpu = _named_gpu(state) or look.gpu("here")
     for name in offers.fitting_models(gpu) if gpu.kind == "cuda" else ():
         return name, f"answers in turns, needs no token, and fits {gpu.name} in 4 bits"
-    return "qwen2.5-3b-instruct", "answers in turns, needs no token, and in 4 bits fits a GPU of 12 GB"
+    return "qwen2.5-3b-instruct", "answers in turns, needs no token, and in 4 bits fits a small GPU"
 
 
 def _gpu(state: State, text: str) -> look.Gpu:
@@ -102,7 +102,7 @@ def _gpu_default(state: State) -> Default:
     least = fit.smallest(state.model, "qlora")
     why = "no GPU was found here" if here.kind == "cpu" else f"{here.name} here is not enough"
     if least is None:
-        return "l4", f"{why}; the size of the model is not known, and 24 GB are a usual start"
+        return "l4", f"{why}; the size of the model is not known, and an L4 is a usual start"
     need = fit.needs(state.model, "qlora", least)
     return least.name, f"{why}; the smallest that fits it in 4 bits, which need {need.told if need else 'little'}"
 
@@ -129,14 +129,23 @@ def _method_default(state: State) -> Default:
     if fit.fits(need, gpu) and need is not None and not need.rough:
         return (
             "lora",
-            f"the base fits in 16 bits ({need.told} of {gpu.facts.get('memory_gb'):g} GB), which is faster than 4",
+            f"the base fits in 16 bits ({need.told} of {fit.room(gpu)}), which is faster than 4",
         )
     told = f"in 16 bits it would need {need.told}" if need else "the size of the model is not known"
-    return "qlora", f"{told}; 4 bits need about a quarter for the weights"
+    light = fit.needs(model, "qlora", gpu, 4, 1024)
+    return "qlora", f"{told}; in 4 bits it needs {light.told}" if light and need else f"{told}; 4 bits need the least"
+
+
+MANY_BAD = 0.1
+"""Share of bad rows from which the file itself is wrong, or its columns are."""
 
 
 def _data(state: State, text: str) -> rows.Data:
-    return rows.look_at(text, state.given.get("speaker", ""), state.look)
+    found = rows.look_at(text, state.given.get("speaker", ""), state.look)
+    if found.bad > MANY_BAD * found.read:
+        what = f"{found.bad:,} of {found.read:,} rows of {found.source} cannot be used, the first {found.first_bad}"
+        raise PlanError(Problem(what, hint="tune data inspect says what is wrong with them"))
+    return found
 
 
 def _data_default(state: State) -> Default:
@@ -341,27 +350,34 @@ QUESTIONS: tuple[Question, ...] = (
 """All questions, in the order in which they are asked."""
 
 
-def read_knob(name: str, text: str) -> Any:
-    """The value of a knob from its text. `UsageError` for what is no such value or outside of the usual range."""
+USUAL = "that is the usual range; more in docs/init.md, and tune explain says what each value does"
+
+
+def read_knob(name: str, text: str, called: str = "") -> Any:
+    """The value of a knob from its text. `UsageError` for what is no such value or outside of the usual range.
+
+    `called`: what messages call it, such as `--lr`; by default its name.
+    """
+    said = called or name.replace("_", " ")
     knob, word = defaults.KNOBS[name], re.sub(r"(?<=\d),(?=\d{3}\b)", "", text.strip().lower())
     if knob.flag:
         if word in ("yes", "y", "true", "on", "1"):
             return True
         if word in ("no", "n", "false", "off", "0"):
             return False
-        raise UsageError(Problem(f"{name} is yes or no, not {text.strip()!r}"))
+        raise UsageError(Problem(f"{said} is yes or no, not {text.strip()!r}"))
     percent = re.fullmatch(r"(\d*\.?\d+)\s*%", word)
     try:
         value = float(percent[1]) / 100 if percent and not knob.whole else float(word)
     except ValueError:
         kind = "whole number" if knob.whole else "number"
-        raise UsageError(Problem(f"{name} is a {kind}, not {text.strip()!r}", hint=f"{_span(name)}")) from None
+        raise UsageError(Problem(f"{said} is a {kind}, not {text.strip()!r}", hint=f"{_span(name)}")) from None
     if not knob.range.holds(value):
-        raise UsageError(Problem(f"{name} must be {_span(name)}, not {defaults.shown(value)}", hint=_source(name)))
+        raise UsageError(Problem(f"{said} must be {_span(name)}, not {defaults.shown(value)}", hint=USUAL))
     if knob.whole and value != int(value):
-        raise UsageError(Problem(f"{name} is a whole number, not {defaults.shown(value)}", hint=_span(name)))
+        raise UsageError(Problem(f"{said} is a whole number, not {defaults.shown(value)}", hint=_span(name)))
     if name == "warmup" and value > 1 and value != int(value):
-        raise UsageError(Problem(f"warmup is a share below 1 or a whole number of steps, not {word}"))
+        raise UsageError(Problem(f"{said} is a share below 1 or a whole number of steps, not {word}"))
     return int(value) if knob.whole or (name in ("warmup", "epochs", "alpha") and value == int(value)) else value
 
 

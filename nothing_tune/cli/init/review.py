@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import textwrap
 from dataclasses import dataclass
-from typing import Any
 
 from nothing_tune.cli import console
-from nothing_tune.cli.init import writing
+from nothing_tune.cli.init import fit, writing
 from nothing_tune.cli.init.questions import QUESTIONS, Question
 from nothing_tune.cli.init.state import State, knobs
-from nothing_tune.recipe import defaults
+from nothing_tune.recipe import compose, defaults
 
 ROW_SHOWN = 160
 """Characters of each part of the first row that are shown."""
@@ -58,27 +57,22 @@ def page(state: State, lines: list[Row], paint: console.Ink) -> list[str]:
 
 
 def _plan(state: State, paint: console.Ink) -> list[str]:
-    """The plan's own page; the problems instead where there is none."""
-    checked, error = console.outcome(lambda: writing.rehearse(state))
-    if checked is None:
-        return [line for p in (error.problems if error else ()) for line in console.problem_lines(p, paint)]
-    shown, error = console.outcome(lambda: forecast_lines(state, checked[1], paint))
-    return shown or [line for p in (error.problems if error else ()) for line in console.problem_lines(p, paint)]
-
-
-def forecast_lines(state: State, plan: Any, paint: console.Ink) -> list[str]:
-    """What the plan says of steps, memory, time and cost, with the rows as they were counted here."""
+    """The plan's own page, and what was set for it; the problems instead where there is none."""
     from nothing_tune.cli.plan.page import facts, warnings
     from nothing_tune.cli.view import header
-    from nothing_tune.plan.rows import COUNTED, GIVEN, Rows
-    from nothing_tune.run.forecast import forecast
 
-    count, held, known = state.data.rows, state.values["eval"], Rows()
-    if count:
-        out = round(count * held) if isinstance(held, float) else 0
-        known = Rows(GIVEN if state.data.about else COUNTED, train=count - out, eval=out if held is not None else 0)
-    found = forecast(plan, known, fetch=False)
-    return [*header(facts(found, paint), paint), *warnings(found, paint)]
+    settled, error = console.outcome(lambda: writing.settle(state))
+    if settled is None:
+        return [line for p in (error.problems if error else ()) for line in console.problem_lines(p, paint)]
+    found, told = settled.forecast, {}
+    if found.rows.tokens and found.rows.train:
+        usual, longest = round(found.rows.tokens / found.rows.train), found.rows.longest or 0
+        told["rows"] = f"about {usual:,} tokens each, at most {longest:,}, by their bytes"
+    lines = header({**told, **facts(found, paint)}, paint)
+    for one in (*fit.musts(state.model, state.method), *settled.more):
+        lines.append(f"{paint.warn('set')}  {one.key}={compose.scalar(one.value)}: {one.why}")
+    seen = [p for p in settled.warnings if p.key == "data.max_bad_rows"]
+    return [*lines, *(line for p in seen for line in console.problem_lines(p, paint)), *warnings(found, paint)]
 
 
 def echo(state: State, question: Question) -> list[str]:

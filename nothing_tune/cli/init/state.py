@@ -10,6 +10,7 @@ from typing import Any
 from nothing_tune.cli.init import fit
 from nothing_tune.cli.init.data import Data
 from nothing_tune.cli.init.look import Gpu, Model
+from nothing_tune.errors import Problem
 from nothing_tune.recipe import defaults
 
 
@@ -87,23 +88,36 @@ def facts(state: State) -> defaults.Facts:
 
 
 def _overrides(state: State) -> tuple[str, ...]:
-    """What was said of the adapter's size, which its memory follows."""
-    rank = state.given.get("rank")
-    return (f"peft.r={rank}",) if rank and state.method in defaults.LORA_LIKE else ()
+    """What was said of the adapter's size and of packing, which memory follows."""
+    rank, packing = state.values.get("rank"), state.values.get("packing")
+    words = (f"peft.r={rank}",) if rank and state.method in defaults.LORA_LIKE else ()
+    return (*words, "training.packing=true") if packing else words
 
 
 def knobs(state: State) -> dict[str, defaults.Default]:
     """The value of each knob that the method has, with its reason; those that were given say so."""
     known = facts(state)
+    must = {one.key: one for one in fit.musts(state.model, state.method)}
     chosen: dict[str, Any] = {}
     out: dict[str, defaults.Default] = {}
     for name, knob in defaults.knobs(state.method).items():
-        if name in state.given:
+        if knob.key in must:
+            out[name] = defaults.Default(must[knob.key].value, must[knob.key].why)
+        elif name in state.given:
             out[name] = defaults.Default(state.values[name], "your choice")
         else:
             out[name] = knob.default(known, chosen)
         chosen[name] = out[name].value
     return out
+
+
+def refused(state: State, name: str, value: Any) -> Problem | None:
+    """What is said of a knob's `value` that this model cannot have; None for all others."""
+    must = next((m for m in fit.musts(state.model, state.method) if m.key == defaults.KNOBS[name].key), None)
+    if must is None or must.value == value:
+        return None
+    needed = defaults.shown(must.value)
+    return Problem(f"--{name} must be {needed} for {state.model.name}: {must.why}", hint=f"leave --{name} out")
 
 
 def steps(state: State, chosen: Mapping[str, defaults.Default]) -> tuple[int, int] | None:

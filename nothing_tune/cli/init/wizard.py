@@ -12,7 +12,7 @@ from nothing_tune.cli import console
 from nothing_tune.cli.init import review
 from nothing_tune.cli.init.data import as_words, split_columns
 from nothing_tune.cli.init.questions import QUESTIONS, Question, about_knob, read_knob
-from nothing_tune.cli.init.state import State, knobs
+from nothing_tune.cli.init.state import State, knobs, refused
 from nothing_tune.errors import Problem
 from nothing_tune.recipe import defaults
 
@@ -215,10 +215,11 @@ def _change_knob(state: State, name: str, text: str) -> bool:
             _explain(about_knob(name))
         else:
             value, error = console.outcome(lambda text=text: read_knob(name, text))  # type: ignore[misc]
-            if error is None:
+            problem = None if error else refused(state, name, value)
+            if error is None and problem is None:
                 state.given[name], state.values[name] = text, value
                 return True
-            _problems(error.problems)
+            _problems(error.problems if error else [problem] if problem else [])
         text = ""
 
 

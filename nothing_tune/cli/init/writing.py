@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from nothing_tune.cli.init import fit, offers
+from nothing_tune.cli.init import by_bytes, fit, offers
+from nothing_tune.cli.init.data import Data
 from nothing_tune.cli.init.look import Gpu
 from nothing_tune.cli.init.state import State, facts, knobs, steps
-from nothing_tune.errors import Problem, UsageError
+from nothing_tune.data.rows import enough
+from nothing_tune.errors import PlanError, Problem, UsageError
+from nothing_tune.plan.forecast import DOES_NOT_FIT, Forecast
 from nothing_tune.recipe import compose, defaults
 from nothing_tune.recipe.compose import Setting
+from nothing_tune.recipe.model import lookup
+from nothing_tune.recipe.reader import read_value
 
 SCHEMAS = ("recipe.schema.json", "schema.json")
 """Names under which `tune schema` may have been written beside the recipe."""
@@ -29,19 +35,91 @@ class Draft:
     layers: tuple[str, ...]
 
 
-def draft(state: State, folder: Path | None = None) -> Draft:
+@dataclass(frozen=True)
+class Settled:
+    """The answers looked at as a recipe, before it is written.
+
+    Attributes:
+        recipe: The recipe.
+        plan: Its plan.
+        forecast: What the plan will do, with the rows as they were read.
+        more: What the forecast made necessary: set beside the answers.
+        warnings: What must be said of it.
+    """
+
+    recipe: Any
+    plan: Any
+    forecast: Forecast
+    more: tuple[Setting, ...]
+    warnings: tuple[Problem, ...]
+
+
+ROUNDS = 3
+"""How often what a forecast makes necessary is set and looked at anew."""
+
+
+def settle(state: State) -> Settled:
+    """Looks at the recipe as `tune plan` does, and sets what it says is necessary. Nothing is left on the disk.
+
+    Raises:
+        RecipeError: The recipe cannot be loaded.
+        PlanError: It cannot train, and no setting would change that.
+    """
+    from nothing_tune.run.forecast import forecast
+
+    more: tuple[Setting, ...] = ()
+    with tempfile.TemporaryDirectory(prefix="tune-init-") as name:
+        for turn in range(ROUNDS + 1):
+            text = draft(state, Settled(None, None, None, more, ()), Path(name)).text  # type: ignore[arg-type]
+            recipe, plan = load(state, text, Path(name))
+            found = forecast(plan, by_bytes.rows(state.data, state.values["eval"], plan), fetch=False)
+            wrong = [a for a in found.advice if a.severity == "error"]
+            if not wrong:
+                break
+            if turn == ROUNDS or not all(a.changes for a in wrong):
+                raise PlanError(*(Problem(a.what, a.key, hint=" ".join(a.changes) or a.why) for a in wrong))
+            more += tuple(_change(word, a.why) for a in wrong for word in a.changes)
+    return Settled(recipe, plan, found, more, tuple(_warnings(state, found)))
+
+
+def _change(word: str, why: str) -> Setting:
+    key, _, value = word.partition("=")
+    return Setting(key, read_value(value), why)
+
+
+def _warnings(state: State, found: Forecast) -> Iterator[Problem]:
+    data = state.data
+    if data.bad:
+        some = f"{data.bad:,} of {data.read:,} rows are bad and will be left out"
+        yield Problem(
+            f"{some}, the first {data.first_bad}",
+            "data.max_bad_rows",
+            hint="tune data inspect names them; mend them, and take data.max_bad_rows out of the recipe",
+            severity="warning",
+        )
+    memory = found.memory
+    if memory and memory.usable and memory.verdict == DOES_NOT_FIT:
+        needs = f"{memory.longest.peak / fit.GIB:.1f} GiB at its peak, and {memory.usable / fit.GIB:.1f} GiB are usable"
+        hint = " ".join(memory.changes[0].words) if memory.changes else "tune plan --fits shows other GPUs"
+        yield Problem(f"it does not fit {state.gpu.name}: {needs}", hint=hint, severity="warning")
+
+
+def draft(state: State, settled: Settled, folder: Path | None = None) -> Draft:
     """The recipe of all answers, for a file in `folder` (None: that of `state.file`): relative paths are written relative to it."""
     beside = state.file.absolute().parent if folder is None else folder
     layers = (f"methods/{state.method}", *([state.model.layer] if state.model.layer else []))
-    everything = _settings(state, beside)
-    own = compose.differing(everything, _below(layers, state.model.name, state.gpu))
+    below = _below(layers, state.model.name, state.gpu)
+    said = {one.key: one for one in _settings(state, beside, below)}
+    for one in settled.more:
+        said[one.key] = one
+    own = compose.differing(list(said.values()), below)
     schema = next((name for name in SCHEMAS if (beside / name).is_file()), "") if folder is None else ""
     goal, data = state.values["goal"], state.data
     text = compose.text(
         str(state.values["name"]),
         layers,
         own,
-        header=_header(state),
+        header=_header(state, settled.forecast),
         description=f"{goal} on {Path(data.source).name}; {_short(state)}, {state.method}, {state.gpu.name}",
         schema=schema,
     )
@@ -69,14 +147,8 @@ def load(state: State, text: str, folder: Path) -> tuple[Any, Any]:
         path.unlink(missing_ok=True)
 
 
-def rehearse(state: State) -> tuple[Any, Any]:
-    """`(recipe, plan)` of the answers, checked in a folder of its own: for the review, and for what is only shown."""
-    with tempfile.TemporaryDirectory(prefix="tune-init-") as name:
-        return load(state, draft(state, Path(name)).text, Path(name))
-
-
-def write(state: State) -> tuple[Draft, Any, Any]:
-    """Checks the recipe and writes it to `state.file`, whole or not at all; returns its draft, the recipe and the plan.
+def write(state: State, settled: Settled) -> Draft:
+    """Checks the recipe and writes it to `state.file`, whole or not at all.
 
     Raises:
         UsageError: The file is there, and is not to be replaced; or its folder is not.
@@ -87,11 +159,11 @@ def write(state: State) -> tuple[Draft, Any, Any]:
 
     path = state.file
     check_file(path, state.force)
-    made = draft(state)
-    recipe, plan = load(state, made.text, path.absolute().parent)
+    made = draft(state, settled)
+    load(state, made.text, path.absolute().parent)
     check_file(path, state.force)
     write_text(path, made.text)
-    return made, recipe, plan
+    return made
 
 
 def check_file(path: Path, force: bool) -> None:
@@ -125,7 +197,7 @@ def _below(layers: tuple[str, ...], model: str, gpu: Gpu) -> dict[str, Any]:
     return recipe.values
 
 
-def _settings(state: State, folder: Path) -> list[Setting]:
+def _settings(state: State, folder: Path, below: dict[str, Any]) -> list[Setting]:
     """Every value that the answers decide, in the order of the file."""
     from nothing_tune.data import sources
 
@@ -143,7 +215,12 @@ def _settings(state: State, folder: Path) -> list[Setting]:
     if not model.layer:
         name = placed(model.name) if Path(model.name).expanduser().is_dir() else model.name
         out.append(Setting("model.name_or_path", name, model.told, kept=True))
+    needed = fit.musts(model, state.method)
+    out += [m for m in needed if m.key.startswith("model.") and lookup(below, m.key) != "flash_attention_2"]
     out.append(Setting("data.train", placed(data.source), data.told, kept=True))
+    if data.bad:
+        left_out = f"{data.bad:,} of {data.read:,} rows are bad and left out, the first {data.first_bad}"
+        out.append(Setting("data.max_bad_rows", _share_of_bad(data), left_out))
     if data.columns:
         out.append(Setting("data.columns", dict(data.columns), "the format's column: the file's"))
     if data.format == "transcript":
@@ -161,6 +238,7 @@ def _settings(state: State, folder: Path) -> list[Setting]:
     for name in ("rank", "alpha", "dropout"):
         if name in chosen:
             out.append(Setting(defaults.KNOBS[name].key, values[name], _why(state, name, chosen[name])))
+    out += [m for m in needed if m.key == "peft.target_modules"]
     for name in ("max_length", "packing"):
         out.append(Setting(defaults.KNOBS[name].key, values[name], _why(state, name, chosen[name])))
     if goal == "completion" and data.kind in ("messages", "prompt-completion"):
@@ -190,6 +268,12 @@ def _settings(state: State, folder: Path) -> list[Setting]:
     return out
 
 
+def _share_of_bad(data: Data) -> float:
+    """`data.max_bad_rows` that lets a training start; half as much again where only the first rows were read."""
+    share = float(enough(data.bad, data.read))
+    return min(1.0, round(1.5 * share, 4)) if data.about else share
+
+
 def _held_out(state: State) -> str:
     rows = state.data.rows
     told = "this share of the rows is held out"
@@ -208,17 +292,18 @@ def _short(state: State) -> str:
     return state.model.layer.removeprefix("models/") or state.model.name.rstrip("/").rsplit("/", 1)[-1]
 
 
-def _header(state: State) -> list[str]:
+def _header(state: State, found: Forecast | None) -> list[str]:
     """The comment at the top: what it is, how to run it, what it needs."""
     model, gpu, data = state.model, state.gpu, state.data
     file, flag = str(state.file), "" if gpu.here else f" --gpu {gpu.name}"
-    words = [f"tune plan {file}{flag}", f"tune train {file} --rehearse", f"tune train {file}{flag}"]
+    words = [f"tune plan {file}{flag}", f"tune train {file}{flag} --rehearse", f"tune train {file}{flag}"]
     left = max(len(w) for w in words) + 2
     need = []
     if gpu.kind == "cuda":
-        chosen = knobs(state)
-        took = fit.needs(model, state.method, gpu, int(chosen["batch"].value), int(chosen["max_length"].value))
-        need.append(f"{gpu.name} ({gpu.told})" + (f", {took.told} of it by estimate" if took else ""))
+        need.append(f"{gpu.name} ({gpu.told})")
+        if found and found.memory and found.memory.usable:
+            peak, room = found.memory.longest.peak / fit.GIB, found.memory.usable / fit.GIB
+            need[-1] += f", {peak:.1f} GiB of its {room:.1f} GiB by estimate"
     if model.gated:
         need.append("access to the gated model (accept its terms, then `hf auth login` or HF_TOKEN)")
     if model.gated is None and not Path(model.name).expanduser().is_dir():

@@ -89,7 +89,7 @@ def command(
 
 def _fits(loaded: Any, known: Any, json: bool) -> int:
     """Shows a line for each GPU; returns 0 where the recipe fits at least one, else 3, or 6 where nothing can be told."""
-    from nothing_tune.cli.plan import page
+    from nothing_tune.cli.plan import table
     from nothing_tune.plan import make_plan
     from nothing_tune.recipe.library import names
     from nothing_tune.run import forecast as forecasts
@@ -109,7 +109,7 @@ def _fits(loaded: Any, known: Any, json: bool) -> int:
     if json:
         console.out_json([_row(name, one, error) for name, one, error in found])
     else:
-        console.out(*page.fits(found, console.ink()))
+        console.out(*table.lines(found, console.ink()))
     verdicts = {one.verdict for _, one, _ in found if one}
     return 0 if "fits" in verdicts else 3 if "does not fit" in verdicts else 6
 

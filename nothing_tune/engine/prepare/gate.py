@@ -19,6 +19,21 @@ ROWS_TRIED = 64
 REPLACED = 0.001
 """Share of tokens that are the tokenizer's `unknown` from which it is worth a warning."""
 
+NO_ROWS = ("name a source in data.train that holds rows", "data.train")
+LEFT_OUT = {
+    "unsupervised": (
+        "raise training.max_length, shorten the prompts, or give rows with an answer",
+        "training.max_length",
+    ),
+    "over_max_length": ("raise training.max_length, or set data.truncation=right", "training.max_length"),
+    "too_long": ("raise data.max_tokens, or give shorter rows", "data.max_tokens"),
+    "too_short": ("lower data.min_tokens, or give longer rows", "data.min_tokens"),
+    "duplicates": ("give rows that differ, or set data.dedupe=none", "data.dedupe"),
+    "near_duplicates": ("give rows that differ, or set data.dedupe=none", "data.dedupe"),
+    "leaked": ("evaluate on other rows (data.eval), or set data.leakage=keep", "data.leakage"),
+}
+"""The cure and the key where no row is left, by what most were left out for."""
+
 
 @dataclass(frozen=True)
 class Facts:
@@ -89,11 +104,10 @@ def something_is_left(facts: Facts) -> Iterator[Finding]:
     if facts.report["train"]["rows"] == 0:
         dropped = {name: n for name, n in facts.report["dropped"].items() if n}
         why = ", ".join(f"{n} {name.replace('_', ' ')}" for name, n in dropped.items())
-        yield _finding(
-            "error",
-            f"no training row is left{f': {why}' if why else ''}",
-            "look at the rows: tune data inspect --show 5",
-        )
+        most = max(dropped, key=lambda name: dropped[name], default="")
+        hint, key = LEFT_OUT.get(most, NO_ROWS)
+        rows = facts.unsupervised if most == "unsupervised" else []
+        yield _finding("error", f"no training row is left{f': {why}' if why else ''}", hint, key, rows)
     elif facts.report["eval"] is not None and facts.report["eval"]["rows"] == 0:
         yield _finding(
             "error",
@@ -106,7 +120,7 @@ def something_is_left(facts: Facts) -> Iterator[Finding]:
 def rows_teach(facts: Facts) -> Iterator[Finding]:
     """A row without a supervised token takes room and teaches nothing (TRL leaves such rows out without a word)."""
     count, rows = facts.report["dropped"]["unsupervised"], facts.report["train"]["rows"]
-    if not count:
+    if not count or not rows:  # where none is left, that is said
         return
     within = f" within {facts.report['max_length']} tokens" if facts.report["max_length"] else ""
     what = f"{_rows(count)} {'teaches' if count == 1 else 'teach'} nothing: no token of them is learned{within}"

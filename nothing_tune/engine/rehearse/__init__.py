@@ -1,6 +1,7 @@
 """The job behind `tune train RECIPE --rehearse`: the whole recipe end to end on this machine, with the model made small.
 
-    in:  {"plan": {...}, "config": {config.json} | null, "folder": "/tmp/...", "sample": whether the recipe's sample is its data}
+    in:  {"plan": {...}, "config": {config.json} | null, "folder": "/tmp/...", "sample": whether the recipe's sample is its data,
+          "inspect": the command that shows the rows, for hints}
     out: {"type": "stage", "stage": "data", "state": "begins"}
          {"type": "stage", "stage": "data", "state": "proved" | "failed" | "left out", "seconds": 1.2, "what": "..."}
          {"type": "progress", "what": "reading", "rows": n}   {"type": "note", "what": "fp16 -> float32: ..."}
@@ -94,7 +95,7 @@ class Rehearsal:
             found = self._found(vocabulary)
             self.places = found["places"]
             self.warnings += found["warnings"]
-            checks.evaluates_in_time(self.plan, found["total"])
+            checks.evaluates_in_time(self.plan, found["total"], found["evaluations"])
             self._proved(said.of_data(found))
         with self._stage("adapter" if self.plan.peft else "model"):
             full = self._child(lambda: self._full(found))
@@ -250,10 +251,11 @@ class Rehearsal:
 
     def _failed(self, known: TuneError) -> TuneError:
         bug = type(known) is TuneError  # of ours: its own hint says what to do
-        problems = [
-            replace(p, hint=p.hint.replace("the run's engine.log", str(self.log))) if bug else self._in_their_words(p)
-            for p in known.problems
-        ]
+        problems = (
+            [replace(p, hint=p.hint.replace("the run's engine.log", str(self.log))) for p in known.problems]
+            if bug
+            else [self._in_their_words(p) for p in causes.told_once(known.problems, self.stage)]
+        )
         if isinstance(known, StorageError):  # no setting is to blame
             problems = [replace(p, hint="free some space, or set TMPDIR to another folder") for p in known.problems]
         seconds = time.monotonic() - self.began
@@ -266,10 +268,10 @@ class Rehearsal:
         model = str(self.plan.model.get("name_or_path"))
 
         def words(text: str) -> str:
-            return mapped(text, self.places).replace(str(self.folder / "model"), model)
+            text = mapped(text, self.places).replace(str(self.folder / "model"), model)
+            return text.replace(causes.INSPECT, self.request.get("inspect") or causes.INSPECT)
 
-        named = causes.named(problem, self.stage)
-        return replace(named, what=words(named.what), hint=words(named.hint))
+        return replace(problem, what=words(problem.what), hint=words(problem.hint))
 
     def _begin(self, name: str) -> None:
         self.stage, self.began = name, time.monotonic()

@@ -1,8 +1,9 @@
-"""What stands behind the words of libraries: the key to change and the cure. Light and pure."""
+"""What stands behind the words of libraries: the key to change and the cure, for rehearsal and simulation. Light and pure."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 
 from nothing_tune.errors import Problem
@@ -82,9 +83,11 @@ CAUSES: tuple[tuple[str, str, str], ...] = (
     ),
 )
 """`(pattern of the words, key, cure)`; the first that is found counts."""
+INSPECT = "tune data inspect RECIPE"
+"""Stands in hints for the command that shows the rows; who knows what was typed puts that in its place."""
 STAGES = {
     "libraries": ("model.name_or_path", "name a model that the installed transformers knows"),
-    "data": ("data", "tune data inspect RECIPE shows the rows as the model sees them"),
+    "data": ("data", f"{INSPECT} shows the rows as the model sees them"),
     "model": ("model.name_or_path", "name a model that the installed transformers knows"),
     "adapter": ("peft", "leave out what was changed last in peft"),
     "start": ("training", "leave out what was changed last in training"),
@@ -100,16 +103,32 @@ STAGES = {
 RESUMES = re.compile(r"[;,]?\s*(the checkpoints committed so far are whole, and )?tune resume [^;]*")
 
 
+def cured(problem: Problem, stage: str) -> Problem:
+    """`problem` with the key and the cure that its words ask for, else those of the stage; a key of its own stays."""
+    for pattern, key, cure in CAUSES:
+        if re.search(pattern, problem.what):
+            return replace(problem, key=problem.key or key, hint=cure)
+    key, cure = STAGES.get(stage, ("", ""))
+    return replace(problem, key=problem.key or key, hint=cure)
+
+
+def told_once(problems: Sequence[Problem], stage: str) -> list[Problem]:
+    """As `named` for each of several problems, but what is said of the stage alone is said once, at the end."""
+    own = [named(p, stage) if p.hint else p for p in problems]
+    last = named(problems[-1], stage)
+    if len(problems) == 1 or all(p.hint for p in own[:-1]):
+        return [*own[:-1], last]
+    cure = STAGES.get(stage, ("", ""))[1]
+    return [*own[:-1], last if cure in last.hint else replace(last, hint=f"{last.hint}; {cure}" if cure else last.hint)]
+
+
 def named(problem: Problem, stage: str) -> Problem:
     """`problem` with a key and a cure: its own where it has them, else those of the words, else those of the stage."""
     hint = RESUMES.sub("", problem.hint).strip("; ")
     log = "engine.log" in hint
     if problem.key and hint and not log:
         return replace(problem, hint=hint)
-    for pattern, key, cure in CAUSES:
-        if log and re.search(pattern, problem.what):
-            return replace(problem, key=problem.key or key, hint=cure)
-    key, cure = STAGES.get(stage, ("", ""))
     if log:
-        return replace(problem, key=problem.key or key, hint=cure)
+        return cured(problem, stage)
+    key, cure = STAGES.get(stage, ("", ""))
     return replace(problem, key=problem.key or key, hint=hint or cure)

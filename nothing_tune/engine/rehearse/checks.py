@@ -20,25 +20,36 @@ def hook(plan: Plan) -> list[str]:
     ]
 
 
-def evaluates_in_time(plan: Plan, total: int | None) -> None:
-    """`UsageError` where the best checkpoint is asked for and the training ends before its first evaluation."""
-    every, sample = plan.training.get("eval_steps"), plan.data.get("sample") or {}
+def evaluates_in_time(plan: Plan, total: int | None, evaluations: int | None) -> None:
+    """`UsageError` where the best checkpoint is asked for and the training never evaluates.
+
+    An evaluation is due at the end whatever `eval_steps` is (see `plan.maths`): only a delay beyond the end prevents all.
+
+    Args:
+        total: Steps of the training; None where it is unknown.
+        evaluations: How many evaluations `plan.maths` counts; None where it is unknown.
+    """
+    sample = plan.data.get("sample") or {}
     if sample.get("train") and sample["train"] == plan.data.get("train"):
         return  # a sample is shorter than what the recipe is for
-    if not total or not plan.checkpoint.get("best") or plan.training.get("eval_strategy") != "steps":
+    if not total or evaluations is None or evaluations or not plan.checkpoint.get("best"):
         return
-    steps = float(every or 0)
-    steps = max(1.0, -(-steps * total // 1)) if steps < 1 else steps
-    if steps > total:
-        half = max(1, total // 2)
-        raise UsageError(
-            Problem(
-                f"the best checkpoint is to be handed over, and nothing is evaluated: training.eval_steps is {every:g}, and the "
-                f"training ends after {total} {'step' if total == 1 else 'steps'}",
-                key="training.eval_steps",
-                hint=f"set training.eval_steps={half}, or training.load_best_model_at_end=false",
-            )
+    wanted = "the best checkpoint is to be handed over, and nothing is evaluated"
+    if str(plan.training.get("eval_strategy") or "no") == "no":
+        what, key = "training.eval_strategy is no", "training.eval_strategy"
+        cure = "set training.eval_strategy=steps"
+    elif plan.training.get("eval_delay"):
+        unit = "epochs" if plan.training["eval_strategy"] == "epoch" else "steps"
+        ends = f"{total} {'step' if total == 1 else 'steps'}"
+        what = f"training.eval_delay is {plan.training['eval_delay']:g} {unit}, and the training ends after {ends}"
+        key, cure = "training.eval_delay", "set training.eval_delay=0"
+    else:
+        what, key, cure = (
+            "there are no rows to evaluate on",
+            "data.eval",
+            "set data.eval to a share such as 0.1, or to a file",
         )
+    raise UsageError(Problem(f"{wanted}: {what}", key=key, hint=f"{cure}, or training.load_best_model_at_end=false"))
 
 
 def tokens_fit(plan: Plan, tokenizer: Any, config: Any, found: dict[str, Any]) -> list[str]:

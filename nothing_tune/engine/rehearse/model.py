@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Mapping
 from difflib import get_close_matches
@@ -13,8 +12,8 @@ from typing import Any
 import torch
 import transformers
 
-from nothing_tune.data.hub import hub_problem
-from nothing_tune.engine import build
+from nothing_tune.data.hub import hub_problem, words
+from nothing_tune.engine import build, configs
 from nothing_tune.engine.rehearse import architecture
 from nothing_tune.errors import Problem, RunError, UsageError
 from nothing_tune.plan.model import Plan
@@ -50,23 +49,9 @@ def config_of(plan: Plan, given: Mapping[str, Any] | None) -> Any:
                 raise
             values = {k: v for k, v in given.items() if k != "model_type"}
             config = transformers.AutoConfig.for_model(str(given.get("model_type")), **values)
-    except (ValueError, KeyError) as error:
-        kind = (given or {}).get("model_type") or _model_type(name)
-        known = kind in transformers.CONFIG_MAPPING
-        first = next(iter(str(error).splitlines()), "")
-        what = (
-            f"config.json of {name} cannot be used: {first}"
-            if known
-            else f"transformers {transformers.__version__} does not know the architecture {kind!r} of {name}"
-        )
-        cure = "mend config.json, or download the model again"
-        hint = (
-            cure
-            if known
-            else "take a newer transformers, or model.trust_remote_code=true where the model brings its code"
-        )
-        raise UsageError(Problem(what, key=KEY, hint=hint)) from error
     except Exception as error:
+        if wrong := configs.trouble(plan, name, given):
+            raise UsageError(wrong) from error
         raise build._absent(plan, hub_problem(error, name, KEY)) from error
     if not config.architectures:
         raise UsageError(
@@ -102,7 +87,7 @@ def full_size(plan: Plan, config: Any) -> dict[str, Any]:
             base = _build(plan, config)
     except Exception as error:
         raise UsageError(
-            Problem(f"{config.architectures[0]} cannot be built: {_first(error)}", key=KEY, hint="mend config.json")
+            Problem(f"{config.architectures[0]} cannot be built: {words(error)}", key=KEY, hint="mend config.json")
         ) from error
     text = config.get_text_config()
     out: dict[str, Any] = {
@@ -171,7 +156,7 @@ def small(plan: Plan, config: Any, folder: Path, tokenizer: Any, length: int) ->
             model = _random(plan, narrow)
             _try(model, 8)
         except Exception as error:
-            tried.append(_first(error))
+            tried.append(words(error))
             continue
         break
     else:
@@ -185,7 +170,7 @@ def small(plan: Plan, config: Any, folder: Path, tokenizer: Any, length: int) ->
         context = int(getattr(config.get_text_config(), "max_position_embeddings", 0) or 0)
         raise UsageError(
             Problem(
-                f"a sequence of {length:,} tokens does not pass through {config.architectures[0]}: {_first(error)}",
+                f"a sequence of {length:,} tokens does not pass through {config.architectures[0]}: {words(error)}",
                 key="training.max_length",
                 hint=f"set training.max_length={context}, the positions that it has"
                 if 0 < context < length
@@ -317,14 +302,3 @@ def _linear(base: Any) -> list[str]:
 def _listed(names: list[str]) -> str:
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
     return f"{', '.join(names[:SHOWN])}{more}"
-
-
-def _model_type(name: str) -> str:
-    try:
-        return str(json.loads((Path(name) / "config.json").read_text(encoding="utf-8")).get("model_type"))
-    except (OSError, ValueError):
-        return "unknown"
-
-
-def _first(error: BaseException) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -19,7 +19,9 @@ from nothing_tune.data import rows as streams
 from nothing_tune.data import sources
 from nothing_tune.engine import build, prepare
 from nothing_tune.errors import Problem, UsageError
+from nothing_tune.plan.maths import maths
 from nothing_tune.plan.model import Plan
+from nothing_tune.plan.rows import of_report
 
 WHOLE_ROWS = 20_000
 """Rows up to which the whole data is prepared."""
@@ -47,7 +49,7 @@ def look(plan: Plan, folder: Path, tell: Tell, vocabulary: int = 0) -> dict[str,
     Returns:
         `train` and `eval` (`[path, format]` each), `places` (path -> place of each of its lines), `whole` (whether all rows were
         looked at), `read` (rows read), and of the report `rows`, `eval_rows`, `longest`, `cut`, `template`, `format`, `total`
-        (steps of the whole training; None unless all rows are known), `warnings`.
+        (steps of the whole training) and `evaluations` (how many come; both None unless all rows are known), `warnings`.
 
     Raises:
         UsageError: A source is missing or unreadable, no template fits, or the gate finds what a training must not start with.
@@ -74,6 +76,7 @@ def look(plan: Plan, folder: Path, tell: Tell, vocabulary: int = 0) -> dict[str,
         "read": read,
     }
     side, report = prepared.report["train"], prepared.report
+    counted = maths(of_report(report), plan) if whole else None
     return {
         **out,
         "rows": side["rows"],
@@ -86,7 +89,8 @@ def look(plan: Plan, folder: Path, tell: Tell, vocabulary: int = 0) -> dict[str,
         "supervised": side["supervised_tokens"],
         "template": report["template"],
         "format": report["format"],
-        "total": report["steps"]["total"] if whole else None,
+        "total": counted.total if counted else None,
+        "evaluations": (counted.evaluations.count if counted.evaluations else 0) if counted else None,
         "warnings": [f["what"] for f in report["findings"] if f["severity"] == "warning"],
     }
 

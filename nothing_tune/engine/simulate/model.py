@@ -10,7 +10,9 @@ from unittest import mock
 import torch
 from torch import nn
 
-from nothing_tune.engine import build
+from nothing_tune.data.hub import hub_problem, words
+from nothing_tune.engine import build, configs
+from nothing_tune.engine.rehearse import causes
 from nothing_tune.engine.simulate.kernels import EightBit
 from nothing_tune.engine.train import cast_trainable
 from nothing_tune.errors import PlanError, Problem, UsageError
@@ -30,14 +32,13 @@ def config_of(plan: Plan, given: Mapping[str, Any] | None) -> tuple[Any, int]:
     """
     from transformers import CONFIG_MAPPING, AutoConfig
 
+    name = str(plan.model.get("name_or_path"))
     if given is None:
-        from nothing_tune.data.hub import hub_problem
-
         name = build.model_name(plan)
         try:
             given = AutoConfig.from_pretrained(name, revision=str(plan.model.get("revision") or "main")).to_dict()
         except Exception as error:
-            raise UsageError(hub_problem(error, name, "model.name_or_path")) from error
+            raise UsageError(configs.trouble(plan, name) or hub_problem(error, name, "model.name_or_path")) from error
     kind = str(given.get("model_type") or "")
     if kind not in CONFIG_MAPPING:
         if given.get("auto_map"):
@@ -48,10 +49,13 @@ def config_of(plan: Plan, given: Mapping[str, Any] | None) -> tuple[Any, int]:
                     hint="choose a model whose architecture is part of transformers",
                 )
             )
-        said = f"transformers does not know the architecture {kind!r}" if kind else "the config names no model_type"
-        raise UsageError(Problem(said, key="model.name_or_path", hint="check model_type in the model's config.json"))
+        raise UsageError(configs.unknown(name, kind))
     try:
-        return _language(CONFIG_MAPPING[kind].from_dict(dict(given)))
+        config = CONFIG_MAPPING[kind].from_dict(dict(given))
+    except Exception as error:
+        raise UsageError(configs.refused(name, error)) from error
+    try:
+        return _language(config)
     except Exception as error:
         if isinstance(error, UsageError):
             raise
@@ -59,10 +63,9 @@ def config_of(plan: Plan, given: Mapping[str, Any] | None) -> tuple[Any, int]:
 
 
 def _unbuildable(kind: str, error: Exception) -> UsageError:
-    said = (str(error).strip() or type(error).__name__).splitlines()[-1].strip()
     return UsageError(
         Problem(
-            f"transformers cannot build a {kind} model from this config: {said}",
+            f"transformers cannot build a {kind} model from this config: {words(error)}",
             key="model.name_or_path",
             hint="check the model's config.json",
         )
@@ -138,7 +141,7 @@ def _attention_refused(config: Any, attention: str) -> PlanError:
         Problem(
             f"the architecture {config.model_type!r} does not run with attn_implementation {attention}",
             key="model.attn_implementation",
-            hint="use eager",
+            hint="set model.attn_implementation=eager",
         )
     )
 
@@ -359,7 +362,8 @@ def _adapted(model: Any, settings: Any) -> Any:
     except (ValueError, TypeError, NotImplementedError, AttributeError) as error:
         said = str(error)
         if "not found" not in said and "No modules were targeted" not in said:
-            raise PlanError(Problem(f"PEFT refuses this model or these settings: {said}", key="peft")) from error
+            wrong = Problem(f"PEFT refuses this model or these settings: {words(error).rstrip('.')}")
+            raise PlanError(causes.cured(wrong, "adapter")) from error
         there = sorted({n.rsplit(".", 1)[-1] for n, m in model.named_modules() if isinstance(m, nn.Linear)})
         asked = settings.target_modules
         named = ", ".join(sorted(asked)) if isinstance(asked, set | list) else str(asked)

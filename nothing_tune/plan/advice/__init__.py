@@ -21,8 +21,9 @@ from nothing_tune.plan.advice import (
     storage,
 )
 from nothing_tune.plan.advice.facts import SEVERITIES, Advice, Facts, Rule, name_of
+from nothing_tune.plan.memory import Change
 
-__all__ = ["RULES", "Advice", "Facts", "advise", "name_of", "settled"]
+__all__ = ["RULES", "Advice", "Facts", "advise", "compatible", "name_of", "settled"]
 
 RULES: tuple[Rule, ...] = (
     *duration.RULES,
@@ -43,21 +44,39 @@ def advise(facts: Facts) -> list[Advice]:
     """What may be unwise, gravest first.
 
     No two pieces of advice set one key to different values: the graver one stays, and the other comes up when it was followed.
-    What the recipe accepts is among them, see `settled`; it takes no key away from other advice.
+    What the recipe accepts is among them, see `settled`; it takes no key away from other advice. Where the plan does not fit, what
+    would make it fit comes before all but errors.
     """
     found = [advice for rule in RULES for advice in rule(facts)]
     found.sort(key=lambda a: SEVERITIES.index(a.severity))
     reasons = accepted(facts.plan.values)
     taken: dict[str, str] = {}
+    offered: dict[str, set[str]] = {}
+    for key, value in (_split(word) for change in facts.changes for word in change.words):
+        offered.setdefault(key, set()).add(value)
     out = []
     for one in found:
         words = dict(_split(word) for word in one.changes)
         if one.rule not in reasons or one.severity == "error":
             if any(taken.get(key, value) != value for key, value in words.items()):
                 continue
+            if (
+                facts.fits is False
+                and one.severity != "error"
+                and any(v not in offered.get(k, {v}) for k, v in words.items())
+            ):
+                continue
             taken |= words
         out.append(one)
     return out
+
+
+def compatible(changes: Iterable[Change], told: Iterable[Advice]) -> tuple[Change, ...]:
+    """The changes for the memory's sake that set no key otherwise than advice does: they come up again once it was followed."""
+    words = dict(_split(word) for one in told for word in one.changes)
+    return tuple(
+        change for change in changes if all(words.get(key, value) == value for key, value in map(_split, change.words))
+    )
 
 
 def accepted(values: Mapping[str, object]) -> dict[str, str]:

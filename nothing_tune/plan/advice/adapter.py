@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from typing import Any
 
 from nothing_tune.plan.advice.facts import (
     MARCO,
@@ -16,6 +17,7 @@ from nothing_tune.plan.advice.facts import (
     count,
     number,
 )
+from nothing_tune.plan.architecture import adapts_experts
 
 LOW_SCALE, HIGH_SCALE, FAR = 1.0, 2.0, 2.0
 """Nothing-GPT has 1 and calls 2 the next thing to try; PEFT Studio and the function-calling guide have 2."""
@@ -110,7 +112,7 @@ def few_targets(facts: Facts) -> Iterator[Advice]:
         "advice",
         f"only {len(names)}{of} get an adapter" if names else "only few layers get an adapter",
         f"{told}; fewer trained parameters, and it can express less than one on all linear layers",
-        (f"{TARGETS}=all-linear",),
+        _all_linear(facts),
         TARGETS,
         f"{NOTHING_GPT}, target_modules; QLoRA, arXiv 2305.14314, section 4",
     )
@@ -131,7 +133,7 @@ def targets_not_there(facts: Facts) -> Iterator[Advice]:
     none, lora = len(missing) == len(names), facts.method == "LORA"
     listed = ", ".join(missing)
     found = f"a {facts.shape.family} model has {', '.join(sorted(there))}"
-    changes = (f"{TARGETS}=all-linear",) if lora and not facts.get("peft.layers_to_transform") else ()
+    changes = _all_linear(facts) if lora and not facts.get("peft.layers_to_transform") else ()
     what = (
         f"the model has none of the targets {listed}"
         if none
@@ -155,6 +157,8 @@ def no_dropout(facts: Facts) -> Iterator[Advice]:
         return
     if epochs is None or epochs <= 1 or isinstance(facts.get("peft.init_lora_weights"), str):
         return
+    if _experts(facts):
+        return  # PEFT refuses dropout there
     yield Advice(
         "no-dropout",
         "advice",
@@ -166,5 +170,40 @@ def no_dropout(facts: Facts) -> Iterator[Advice]:
     )
 
 
-RULES: tuple[Rule, ...] = (alpha_to_rank, rank_without_rslora, few_targets, targets_not_there, no_dropout)
+def dropout_refused(facts: Facts) -> Iterator[Advice]:
+    """PEFT adapts experts and routers as parameters, without a layer that could drop inputs."""
+    dropout = facts.get(DROPOUT, 0.0)
+    if facts.shape is None or not dropout > 0 or not _experts(facts):
+        return
+    yield Advice(
+        "dropout-refused",
+        "error",
+        "PEFT puts no adapter with dropout on experts",
+        f"lora_dropout is {number(dropout)}, and the adapter is put on the experts of {facts.shape.family}, which are "
+        "parameters and no layers: PEFT raises an error",
+        (f"{DROPOUT}=0",),
+        DROPOUT,
+        "PEFT 0.21, ParamWrapper in tuners/lora/layer.py",
+    )
+
+
+def _experts(facts: Facts, **peft: Any) -> bool:
+    """Whether the adapter, with other settings, is put on experts."""
+    return facts.shape is not None and adapts_experts(facts.shape, {**(facts.plan.peft or {}), **peft})
+
+
+def _all_linear(facts: Facts) -> tuple[str, ...]:
+    """Words that put the adapter on all linear layers; without dropout where experts are among them."""
+    drops = facts.get(DROPOUT, 0.0) > 0 and _experts(facts, target_modules="all-linear")
+    return (f"{TARGETS}=all-linear", *((f"{DROPOUT}=0",) if drops else ()))
+
+
+RULES: tuple[Rule, ...] = (
+    alpha_to_rank,
+    rank_without_rslora,
+    few_targets,
+    targets_not_there,
+    no_dropout,
+    dropout_refused,
+)
 """Rules of this file, in the order in which they are shown."""

@@ -72,7 +72,10 @@ def batch_above_rows(facts: Facts) -> Iterator[Advice]:
         return
     why = f"{count(maths.sequences)} sequences an epoch, {facts.global_batch} a step"
     settings = batch_of(facts, SMALLEST) if maths.sequences >= SMALLEST else None
-    if settings and settings[MICRO] * settings[ACCUMULATION] <= maths.sequences:
+    if facts.fits is False and facts.rebatched:
+        what = "a step takes more sequences than there are: what would fit has smaller steps"
+        yield Advice("batch-above-rows", "warning", what, why, (), ACC_KEY, OURS)
+    elif settings and settings[MICRO] * settings[ACCUMULATION] <= maths.sequences:
         what = "a step takes more sequences than there are"
         yield Advice("batch-above-rows", "warning", what, why, batch_words(facts, settings), ACC_KEY, OURS)
     else:
@@ -103,12 +106,15 @@ def rows_dropped(facts: Facts) -> Iterator[Advice]:
 def micro_batch_could_grow(facts: Facts) -> Iterator[Advice]:
     """A step in fewer, larger pieces is faster where memory is there, until a piece fills the GPU."""
     world, have = facts.plan.world_size, room(facts)
+    if facts.rebatched:
+        return  # a change for the memory's sake says it, counted instead of extrapolated
     if facts.accumulation <= 1 or have is None or facts.memory is None or facts.memory.rows != facts.micro:
         return
     if frees(facts) or not SMALLEST <= facts.global_batch <= LARGEST:
         return  # the same memory is better spent, or the batch itself is to change
     packed = bool(facts.plan.training.get("packing"))
-    length = facts.rows.typical(facts.micro, facts.memory.length, packed) or facts.memory.length
+    grouped = facts.plan.training.get("train_sampling_strategy") == "group_by_length"
+    length = facts.rows.typical(facts.micro, facts.memory.length, packed, grouped) or facts.memory.length
     sizes = [n for n in range(facts.micro + 1, facts.global_batch + 1) if facts.global_batch % (n * world) == 0]
     fit = [n for n in sizes if fills(facts.memory, n / facts.micro) <= have]
     if not fit or facts.micro * length >= ENOUGH:
@@ -132,7 +138,7 @@ def evaluation_batch_small(facts: Facts) -> Iterator[Advice]:
     """Evaluation keeps no gradients: what trains also evaluates."""
     rows = int(facts.get(EVAL_KEY) or 8)
     micro = int(facts.plan.training.get(MICRO) or 8)
-    if not facts.evaluates or rows >= micro:
+    if not facts.evaluates or rows >= micro or facts.fits is False:
         return
     yield Advice(
         "evaluation-batch-small",

@@ -114,12 +114,24 @@ def evaluation_rare(facts: Facts) -> Iterator[Advice]:
         "evaluation-rare",
         "warning" if found.count < TOO_FEW else "advice",
         f"{many(found.count, 'evaluation')} in the whole run",
-        f"one every {count(found.steps)} of {count(maths.total)} steps, {percent(found.share)} of an epoch; a plateau is two or more "
-        "without gain, and one evaluation an epoch is too rare to see it",
+        f"{_due(facts)}; a plateau is two or more without gain, and one evaluation an epoch is too rare to see it",
         (*steps, f"{EVERY}={_meeting(facts, max(each, 1))}", *delay),
         EVERY,
         f"{NOTHING_GPT}, when to worry, and eval_strategy; {MARCO}, steps vs epochs",
     )
+
+
+def _due(facts: Facts) -> str:
+    """How often a run evaluates: `every 500 of 1,875 steps, 80 % of an epoch`."""
+    maths = facts.maths
+    assert maths is not None
+    assert maths.evaluations is not None
+    found = maths.evaluations
+    if found.steps >= maths.total:
+        first = "at its start and its end" if facts.plan.training.get("eval_on_start") else "at its end"
+        return f"evaluation is due every {count(found.steps)} steps, and the run has {count(maths.total)}: only {first}"
+    share = f"{percent(found.share)} of an epoch" if found.share < 2 else f"{found.share:.1f} epochs"
+    return f"one every {count(found.steps)} of {count(maths.total)} steps, {share}"
 
 
 TRIAL = 50

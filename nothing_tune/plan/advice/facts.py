@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from nothing_tune.plan import batch
+from nothing_tune.plan import memory as memories
 from nothing_tune.plan.architecture import Shape
 from nothing_tune.plan.maths import Maths
-from nothing_tune.plan.memory import Estimate
+from nothing_tune.plan.memory import Change, Estimate
 from nothing_tune.plan.model import Plan
 from nothing_tune.plan.rows import Rows
 from nothing_tune.plan.steps import steps
@@ -24,6 +25,11 @@ STUDIO = "PEFT Studio training guide"
 CALLING = "Nemotron function-calling training guide"
 OURS = "nothing-tune"
 """Where a rule is stated; OURS where it follows from how tune or its libraries work."""
+BATCH = frozenset({f"training.{batch.MICRO}", f"training.{batch.ACCUMULATION}"})
+
+
+def _key(word: str) -> str:
+    return word.partition("=")[0]
 
 
 @dataclass(frozen=True)
@@ -41,6 +47,7 @@ class Facts:
         disk_free: Bytes free where the run will lie.
         checkpoint_bytes: Bytes of one checkpoint.
         cpus: Processors.
+        changes: What `memory.changes` offers, so that no rule says it again or otherwise.
     """
 
     plan: Plan
@@ -53,6 +60,7 @@ class Facts:
     disk_free: int | None = None
     checkpoint_bytes: int | None = None
     cpus: int | None = None
+    changes: tuple[Change, ...] = ()
 
     def get(self, key: str, default: Any = None) -> Any:
         """A value of the recipe; `default` where it is absent or null."""
@@ -88,6 +96,17 @@ class Facts:
     def global_batch(self) -> int:
         """Rows of a step, on any number of processes."""
         return self.micro * self.accumulation
+
+    @property
+    def fits(self) -> bool | None:
+        """Whether the longest batch fits the GPU; None where that is unknown."""
+        usable = memories.usable(self.plan.gpu) if self.kind == "cuda" else None
+        return None if usable is None or self.memory is None else self.memory.peak <= usable
+
+    @property
+    def rebatched(self) -> bool:
+        """Whether a change for the memory's sake sets the batch."""
+        return any(_key(word) in BATCH for change in self.changes for word in change.words)
 
     @property
     def limited(self) -> bool:
@@ -217,8 +236,9 @@ def number(value: float) -> str:
 
 
 def gib(size: float) -> str:
-    """`2.1 GiB`, of 2^30 bytes."""
-    return f"{size / 2**30:.1f} GiB"
+    """`2.1 GiB`, of 2^30 bytes; in MiB below 1 GiB."""
+    value = size / 2**30
+    return f"{value:.1f} GiB" if value >= 0.95 else f"{size / 2**20:.0f} MiB"
 
 
 def neat(value: float) -> int:

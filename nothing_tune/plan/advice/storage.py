@@ -12,7 +12,7 @@ KEEP, LIMIT, MINUTES = "checkpoint.keep", "training.save_total_limit", "checkpoi
 
 
 def checkpoints_larger_than_disk(facts: Facts) -> Iterator[Advice]:
-    """Kept at once: the newest, the best besides, and the one that is being written."""
+    """Kept at once: the newest, the best besides, and the one that is being written; a rented machine may have a larger disk."""
     size, free = facts.checkpoint_bytes, facts.disk_free
     if not size or free is None:
         return
@@ -21,24 +21,23 @@ def checkpoints_larger_than_disk(facts: Facts) -> Iterator[Advice]:
     if needed <= free:
         return
     least = (DEFAULT_KEEP + best + 1) * size
+    room = f"make room for {DEFAULT_KEEP + best + 1} of {gib(size)}, {gib(least)} in all, or choose another disk with --runs-dir"
     why = (
         f"{keep} kept{', the best one' if best else ''} and one being written, {gib(size)} each, are {gib(needed)}; "
-        f"{gib(free)} are free"
+        f"{gib(free)} are free where runs are kept on this machine"
     )
     if size > free:
-        what = (
-            f"not one checkpoint fits on the disk: make room, or choose another with --runs-dir, {gib(least)} at least"
-        )
-        yield Advice("checkpoints-larger-than-disk", "error", what, why, (), KEEP, OURS)
+        what = f"not one checkpoint fits on this machine's disk: {room}"
+        yield Advice("checkpoints-larger-than-disk", "warning", what, why, (), KEEP, OURS)
     elif keep > DEFAULT_KEEP and least <= free:
-        what = "the checkpoints that are kept do not fit on the disk"
+        what = "the checkpoints that are kept do not fit on this machine's disk"
         words = tuple(f"{key}={DEFAULT_KEEP}" for key in (LIMIT, KEEP) if facts.get(key) is not None)
         source = f"{MARCO}, save_total_limit"
         yield Advice(
             "checkpoints-larger-than-disk", "warning", what, why, words or (f"{KEEP}={DEFAULT_KEEP}",), KEEP, source
         )
     else:
-        what = f"the checkpoints do not fit on the disk: make room, or choose another with --runs-dir, {gib(least)} at least"
+        what = f"the checkpoints do not fit on this machine's disk: {room}"
         yield Advice("checkpoints-larger-than-disk", "warning", what, why, (), KEEP, OURS)
 
 
@@ -51,11 +50,10 @@ def saves_rare(facts: Facts) -> Iterator[Advice]:
     lost = facts.hours * steps / facts.maths.total
     if lost <= MOST_LOST_H:
         return
-    every = (
-        f"it saves every {count(saves.steps)} of {count(facts.maths.total)} steps"
-        if saves
-        else "it never saves by steps"
-    )
+    total = count(facts.maths.total)
+    every = f"it saves every {count(saves.steps)} of {total} steps" if saves else "it never saves by steps"
+    if saves and saves.steps >= facts.maths.total:
+        every = f"the run has {total} steps, and it saves every {count(saves.steps)}: at its end only"
     yield Advice(
         "saves-rare",
         "warning",

@@ -8,6 +8,7 @@ from functools import lru_cache
 from nothing_tune.plan.architecture import Block, Shape, Unlisted
 from nothing_tune.plan.memory.layers import Layers
 from nothing_tune.plan.memory.model import ABOVE, ARITHMETIC, BELOW, CONTEXT, FRAGMENTATION, Estimate
+from nothing_tune.plan.memory.notes import BACKWARD, EMBEDDING, FORWARD, LOSS, STEPPING, Counted, notes_of
 from nothing_tune.plan.memory.setting import FULL, FUSED, Setting, setting
 from nothing_tune.plan.memory.tape import ACTIVATIONS, GRADIENTS, LOGITS, Storage, Tape, Tensor
 from nothing_tune.plan.memory.weights import adapter_bytes, gradient_bytes, optimizer_bytes, weight_bytes
@@ -18,6 +19,9 @@ TILE_TOKENS, TILE_COLUMNS = 4096, 32768
 
 Kinds = tuple[int, int, int]
 """Bytes of (activations, gradients, logits)."""
+LOGITS_AT = 2
+WIDE = 1.03
+"""Times the counted bytes from which what a batch may meet besides makes the band wide enough for a word."""
 
 
 @dataclass(frozen=True)
@@ -53,19 +57,22 @@ def estimate(shape: Shape, plan: Plan, rows: int, length: int, loss: str = FUSED
         Unlisted: The method, the optimizer, the type or the attention is not known here.
     """
     set_ = setting(shape, plan, loss)
+    if rows < 1 or length < 1:
+        raise Unlisted("a batch needs a row and a token")
     if plan.training.get("packing") or plan.training.get("padding_free"):
         rows, length = 1, rows * length
-    terms = _terms(shape, set_, rows, length)
+    counted = _counted(shape, set_, rows, length)
+    terms = dict(counted.terms)
     allocated = sum(terms.values())
     terms["context"] = CONTEXT
     terms["fragmentation"] = int(allocated * FRAGMENTATION)
     peak = sum(terms.values())
-    worst = max(
-        allocated, *(sum(_terms(shape, other, rows, length).values()) for other in _worse(shape, set_, plan, rows))
-    )
+    others = [(_counted(shape, other, rows, length).allocated, other) for other in _worse(shape, set_, plan, rows)]
+    worst, met = max([(allocated, set_), *others], key=lambda pair: pair[0])
     low = CONTEXT + int(allocated * (1 - BELOW))
     high = CONTEXT + int(worst * (1 + ABOVE) * (1 + FRAGMENTATION))
-    return Estimate(terms=terms, peak=peak, low=low, high=high, rows=rows, length=length, method=ARITHMETIC)
+    notes = notes_of(shape, plan, set_, counted, met if worst > WIDE * allocated else None)
+    return Estimate(terms, peak, low, high, rows, length, ARITHMETIC, notes)
 
 
 def _worse(shape: Shape, set_: Setting, plan: Plan, rows: int) -> list[Setting]:
@@ -84,18 +91,18 @@ def _worse(shape: Shape, set_: Setting, plan: Plan, rows: int) -> list[Setting]:
 
 
 @lru_cache(maxsize=512)
-def _counted(shape: Shape, set_: Setting, rows: int, length: int) -> tuple[tuple[str, int], ...]:
+def _counted(shape: Shape, set_: Setting, rows: int, length: int) -> Counted:
     weights, adapters = weight_bytes(shape, set_), adapter_bytes(shape, set_)
     states, stepping = optimizer_bytes(shape, set_)
     gradients = gradient_bytes(shape, set_)
     buckets = gradients if set_.world > 1 else 0  # DDP's, besides the gradients themselves
-    passes = _passes(shape, set_, rows, length, gradients if set_.accumulate else 0)
+    passes, moment, scored = _passes(shape, set_, rows, length, gradients if set_.accumulate else 0)
     step: Kinds = (0, gradients, 0)
     if sum(step) + stepping > sum(passes):
-        peak, extra = step, stepping
+        peak, extra, moment = step, stepping, STEPPING
     else:
         peak, extra = passes, 0
-    return (
+    terms = (
         ("weights", weights),
         ("adapters", adapters),
         ("gradients", peak[1] + buckets),
@@ -103,23 +110,18 @@ def _counted(shape: Shape, set_: Setting, rows: int, length: int) -> tuple[tuple
         ("activations", peak[0]),
         ("logits", peak[2]),
     )
+    return Counted(terms, moment, scored)
 
 
-def _terms(shape: Shape, set_: Setting, rows: int, length: int) -> dict[str, int]:
-    if rows < 1 or length < 1:
-        raise Unlisted("a batch needs a row and a token")
-    return dict(_counted(shape, set_, rows, length))
-
-
-def _passes(shape: Shape, set_: Setting, rows: int, length: int, standing: int) -> Kinds:
-    """The most bytes of activations, gradients and logits over the forward and the backward pass."""
+def _passes(shape: Shape, set_: Setting, rows: int, length: int, standing: int) -> tuple[Kinds, str, int]:
+    """The most bytes of activations, gradients and logits over both passes, when that is, and what the loss alone takes."""
     tokens = rows * length
     trains = set_.checkpoint or set_.method is None or bool(set_.method.saved and "embed_tokens" in set_.method.saved)
     # input ids, labels and attention mask; cos and sin; the embedding's output
     carried = 3 * tokens * 8 + 2 * length * shape.head_dim * set_.width
     masks = _masks(shape, set_, rows, length)
     start: Kinds = (carried + masks, standing, 0)
-    best = start
+    most: tuple[Kinds, str] = start, FORWARD
     width = set_.width
     live = _plus(start, (tokens * shape.hidden * width, 0, 0))
     line: list[tuple[Piece, Kinds]] = []
@@ -131,28 +133,32 @@ def _passes(shape: Shape, set_: Setting, rows: int, length: int, standing: int) 
             if piece is None:
                 piece = pieces[number, width, trains] = _layer(shape, block, set_, rows, length, width, trains)
             line.append((piece, live))
-            best = max(best, _plus(live, piece.forward), key=sum)
+            most = _larger(most, _plus(live, piece.forward), FORWARD)
             live = _plus(live, piece.kept)
             casts += piece.casts
             width, trains = piece.width, True
     head = _head(shape, set_, rows, length, width)
-    best = max(best, _plus(live, head.forward), key=sum)
+    most = _larger(most, _plus(live, head.forward), LOSS)
     # the forward pass ends: autocast forgets its copies, but those that autograd keeps stay
     freed = 0 if not set_.checkpoint else casts
     live = _plus(live, (-freed, 0, 0))
-    best = max(best, _plus(live, head.backward), key=sum)
+    most = _larger(most, _plus(live, head.backward), LOSS)
     grown = head.left
     gone = 0
     for piece, before in reversed(line):
         gone += piece.casts if set_.checkpoint else 0
         here = _plus(_plus(before, grown), (-(freed - gone), 0, 0) if set_.checkpoint else (0, 0, 0))
-        best = max(best, _plus(here, piece.backward), key=sum)
+        most = _larger(most, _plus(here, piece.backward), BACKWARD)
         grown = _plus(grown, piece.left)
     if set_.method is None or (set_.method and "embed_tokens" in set_.method.saved):
         own = shape.embedding * (set_.width if set_.method is None else set_.saved)
         last = _plus(_plus(start, grown), (tokens * shape.hidden * width, own, 0))
-        best = max(best, last, key=sum)
-    return best
+        most = _larger(most, last, EMBEDDING)
+    return *most, max(head.forward[LOGITS_AT], head.backward[LOGITS_AT])
+
+
+def _larger(most: tuple[Kinds, str], other: Kinds, moment: str) -> tuple[Kinds, str]:
+    return (other, moment) if sum(other) > sum(most[0]) else most
 
 
 def _masks(shape: Shape, set_: Setting, rows: int, length: int) -> int:

@@ -10,8 +10,10 @@ from nothing_tune.recipe.guidance.setting import ORDER, known, setting
 from nothing_tune.recipe.names import OTHER, REMOVED
 from nothing_tune.recipe.values import near
 
-_TWICE = ("data.eval.", "generate.prompts.")
-"""Sources that have the same keys as data.train."""
+_TWICE = ("data.eval.", "data.sample.", "generate.prompts.")
+"""Sources that have the same keys as data.train, and the sample's, which are those of data."""
+_ASIDE = ("generate.", "advice.")
+"""Sections that are no part of a training: an everyday name means a key of the others first."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,14 @@ class Found:
 def find(word: str, kind: str = "LORA") -> Found:
     """What `word` means in a recipe with this PEFT type; see `Found`."""
     for name in dict.fromkeys((word, word.lower().strip("-.").replace("-", "_"))):
-        for found in (_exact(name, kind), _tail(name, known(kind)), _renamed(name, kind), _elsewhere(name, kind)):
+        tail, renamed = _tail(name, known(kind)), _renamed(name, kind)
+        aside = tail.keys and all(key.startswith(_ASIDE) for key in tail.keys)
+        order = (renamed, tail) if aside and renamed.keys else (tail, renamed)
+        for found in (_exact(name, kind), *order, _elsewhere(name, kind)):
+            if found is renamed and found is order[0] and found.keys:
+                others = [key for key in tail.keys if not key.startswith("advice.")]
+                also = f"; {' and '.join(others)} {'is another' if len(others) == 1 else 'are others'}" if others else ""
+                return Found(found.keys, f"{found.note}{also}")
             if found.keys or found.note:
                 return found
     return Found(near=_near(word.lower().replace("-", "_"), kind))
