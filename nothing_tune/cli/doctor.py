@@ -9,6 +9,8 @@ import typer
 
 from nothing_tune.cli import console, notices, options
 from nothing_tune.cli.console import Ink
+from nothing_tune.errors import UsageError
+from nothing_tune.recipe import library
 
 if TYPE_CHECKING:
     from nothing_tune.run.doctor import Cause, Diagnosis, Finding
@@ -172,13 +174,34 @@ def _run(run_id: str, runs_dir: str | None, json: bool) -> bool:
     from nothing_tune.cli.live import called
     from nothing_tune.run.doctor import diagnose
 
-    run = find_run(run_id, runs_root(runs_dir))
+    run, error = console.outcome(lambda: find_run(run_id, runs_root(runs_dir)))
+    if run is None:
+        assert error is not None
+        raise _no_run(run_id) or error
     found = diagnose(run, called(run))
     if json:
         console.out_json(found.to_json())
     else:
         console.out(*diagnosis(found, console.width() or console.PIPE_WIDTH, console.ink()))
     return found.failed
+
+
+def _no_run(name: str) -> UsageError | None:
+    """What is said of a path that is there and is no run; None where there is no such path."""
+    from pathlib import Path
+
+    from nothing_tune.data import files
+
+    path = Path(name).expanduser()
+    if not path.exists():
+        return None
+    what = f"{name} is a {'folder' if path.is_dir() else 'file'} and no run"
+    above = next((p for p in path.absolute().parents if (p / "plan.json").is_file()), None)
+    if above is not None:
+        return UsageError(what, hint=f"it belongs to a run: tune doctor {library.shown(above)}")
+    if path.is_file() and files.suffix(path) in files.SUFFIXES:
+        return UsageError(what, hint=f"tune data inspect {name} looks at data; tune runs lists the runs")
+    return UsageError(what, hint="tune runs lists the runs; tune doctor --for RECIPE looks at what a recipe needs")
 
 
 def diagnosis(found: Diagnosis, columns: int, paint: Ink) -> list[str]:

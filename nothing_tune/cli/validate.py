@@ -1,4 +1,4 @@
-"""`tune validate`: everything that is wrong with recipes, at once."""
+"""`tune validate`: everything that is wrong with recipes, at once; data and model are not looked at."""
 
 from __future__ import annotations
 
@@ -39,7 +39,10 @@ def command(
     scenario: options.Scenario = None,
     json: options.Json = False,
 ) -> None:
-    """Checks each recipe; leaves with the gravest exit code."""
+    """Checks each recipe; leaves with the gravest exit code.
+
+    What it looks at is the recipe alone: `tune plan` looks at data and model.
+    """
     checked = [_check(name, gpu, scenario) for name in recipes]
     code = max((row["exit_code"] for row in checked), default=0)
     if json:
@@ -57,6 +60,8 @@ def command(
         errors = sum(p.severity == "error" for p in problems)
         if errors:
             console.out(f"{paint.error('bad')} {name.ljust(left)}  {errors} problem{'' if errors == 1 else 's'}")
+    if not code:
+        console.out(paint.dim("data and model are not looked at: tune plan RECIPE does that"))
     raise typer.Exit(code)
 
 

@@ -41,7 +41,7 @@ def tokenizer(plan: Plan) -> Any:
             name, revision=_revision(plan), trust_remote_code=bool(plan.model.get("trust_remote_code"))
         )
     except Exception as error:
-        if wrong := configs.trouble(plan, name):
+        if wrong := configs.trouble(plan, name) or configs.half_tokenizer(name):
             raise UsageError(wrong) from error
         kind = "the tokenizer of" if folder.is_dir() else "model"
         raise _absent(plan, hub_problem(error, name, "model.name_or_path", kind)) from error

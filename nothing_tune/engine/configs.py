@@ -92,18 +92,23 @@ def no_tokenizer(folder: Path) -> Problem | None:
     return Problem(f"{folder.absolute()} holds no tokenizer: {looked}", key=KEY, hint=COPY)
 
 
+def half_tokenizer(name: str) -> Problem | None:
+    """A folder with vocab.json as all that its tokenizer could be made of, without merges.txt; None for others."""
+    folder = Path(name)
+    names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    if [n for n in names if _holds_vocabulary(n)] != ["vocab.json"] or "merges.txt" in names:
+        return None
+    what = f"{folder.absolute()} holds half a tokenizer: it has vocab.json and no merges.txt"
+    return Problem(what, key=KEY, hint=COPY)
+
+
 def empty_tokenizer(name: str, tokenizer: Any) -> Problem | None:
     """A tokenizer that knows no words, or cannot put them together; None where it can be used.
 
     transformers makes an empty one where files are missing, and says nothing.
     """
-    folder = Path(name)
-    if folder.is_dir() and "merges_file" in (getattr(tokenizer, "vocab_files_names", None) or {}):
-        names = {path.name for path in folder.iterdir()}
-        others = {n for n in names if _holds_vocabulary(n)} - {"vocab.json"}
-        if "vocab.json" in names and not others:
-            what = f"{folder.absolute()} holds half a tokenizer: it has vocab.json and no merges.txt"
-            return Problem(what, key=KEY, hint=COPY)
+    if "merges_file" in (getattr(tokenizer, "vocab_files_names", None) or {}) and (half := half_tokenizer(name)):
+        return half
     if len(tokenizer) >= FEW:
         return None
     special = {*tokenizer.all_special_tokens, *map(str, tokenizer.added_tokens_decoder.values())}

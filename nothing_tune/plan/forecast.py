@@ -63,6 +63,7 @@ class Memory:
         verdict: `fits`, `does not fit` or `cannot tell`, for `longest`.
         holds: Longest rows, in tokens, with which the plan fits; None where that is unknown or it always does.
         changes: Nearest changes that would fit, or use the GPU better.
+        least: The least peak, in bytes, that changes of settings reach, where none of them makes it fit; else None.
     """
 
     longest: Estimate
@@ -71,6 +72,7 @@ class Memory:
     verdict: str
     holds: int | None
     changes: tuple[Change, ...]
+    least: int | None = None
 
 
 @dataclass(frozen=True)
@@ -276,7 +278,11 @@ def _memory(
     assert longest is not None
     usable = memories.usable(plan.gpu) if plan.gpu.get("kind", "cuda") == "cuda" else machine.host_memory
     verdict = CANNOT_TELL if usable is None else FITS if longest.peak <= usable else DOES_NOT_FIT
-    return Memory(longest, typical, usable, verdict, holds, tuple(changes)), ""
+    least = None
+    if known is not None and verdict == DOES_NOT_FIT and not changes:
+        smallest = memories.smallest(known, plan, rows)
+        least = smallest.peak if smallest else None
+    return Memory(longest, typical, usable, verdict, holds, tuple(changes), least), ""
 
 
 def _kept(plan: Plan, known: Shape | None, found: Memory | None) -> Estimate | None:

@@ -149,6 +149,7 @@ OTHER: dict[str, dict[str, str]] = {
         "batch": "write per_device_train_batch_size: {value}",
         "save": "write save_steps: {value}, or save_strategy: {value}",
         "eval": "write eval_steps: {value}, or eval_strategy: {value}",
+        "evaluate": "write eval_strategy: {value}",
         "checkpointing": "write activation_checkpointing: {value}",
         "workers": "write dataloader_num_workers: {value}",
         "accumulation": "write gradient_accumulation_steps: {value}",

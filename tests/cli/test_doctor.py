@@ -11,6 +11,7 @@ import pytest
 
 from nothing_tune.artifacts import write_json
 from nothing_tune.cli import console
+from nothing_tune.recipe import library
 from nothing_tune.run.doctor import Finding, environment, network
 
 ID = "20261120-214500-demo-l4-9f3a"
@@ -136,6 +137,16 @@ def test_a_run_that_failed(tune: Callable[..., Any], demo: Any) -> None:
 def test_runs_that_are_not_there_or_not_whole(tune: Callable[..., Any], demo: Any) -> None:
     done = tune("doctor", "nobody", "--json")
     assert (done.code, "no run 'nobody'" in json.loads(done.out)["errors"][0]["what"]) == (2, True)
+    (demo.run.path / "adapter").mkdir()
+    (demo.run.path.parent.parent / "rows.jsonl").write_text("{}\n")
+    for path, kind, hint in (
+        (demo.run.path / "adapter", "folder", f"it belongs to a run: tune doctor {library.shown(demo.run.path)}"),
+        (demo.run.path.parent, "folder", "tune runs lists the runs; tune doctor --for RECIPE looks at what a recipe needs"),
+        (demo.run.path.parent.parent / "rows.jsonl", "file", "tune data inspect {} looks at data; tune runs lists the runs"),
+    ):  # fmt: skip
+        said = tune("doctor", str(path))
+        assert said.err == f"error: {path} is a {kind} and no run\n  hint: {hint.format(path)}\n"
+        assert said.code == 2
     (demo.run.path / "plan.json").write_text("{torn")
     done = tune("doctor", ID)
     assert (done.code, "plan.json cannot be read" in done.out) == (5, True)

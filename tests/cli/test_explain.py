@@ -79,7 +79,9 @@ CASES = [
         ["here 2 nothing-gpt gpus.t4:{}", "was 8 nothing-gpt:{}", "was 4 base/qlora:{}"],
     ),
     (("fp16", "--gpu", "t4"), "here", ["here true derived: t4 has no bfloat16"]),
-    (("training.learning_rate=0.5",), "here", ["here 0.5 command line", "was 0.0002 base/qlora:{}"]),
+    (("training.learning_rate=0.5",), "here", ["here 0.5 command line", "was 2e-4 base/qlora:{}"]),
+    (("lr", "training.learning_rate=2e-4"), "here", ["here 2e-4 command line"]),
+    (("lr",), "usual", ["usual 1e-6 to 0.01 (PEFT Studio's training guide)"]),
     (("adam_beta1",), "here", ["here not set upstream's default holds: 0.9"]),
     (("peft.r", "--with", "methods/full"), "here", ["here not set peft is null here"]),
     (
@@ -220,3 +222,26 @@ def test_every_page_fits_and_has_its_parts(monkeypatch: pytest.MonkeyPatch) -> N
                 assert labels >= {"here", "default"} or "refused" in labels, key
             seen += 1
     assert seen > 400
+
+
+EVERYDAY = (
+    ("batch_size", "training.per_device_train_batch_size"), ("batch", "training.per_device_train_batch_size"),
+    ("lr", "training.learning_rate"), ("epochs", "training.num_train_epochs"), ("context", "training.max_length"),
+    ("seq_len", "training.max_length"), ("max_seq_len", "training.max_length"), ("alpha", "peft.lora_alpha"),
+    ("dropout", "peft.lora_dropout"), ("rank", "peft.r"), ("quantize", "quantization"), ("gpu", "gpu"),
+    ("seed", "training.seed"), ("packing", "training.packing"), ("fp16", "training.fp16"), ("eval", "data.eval"),
+    ("save", "training.save_steps"), ("steps", "training.max_steps"), ("wandb", "tracking.tracker"),
+    ("checkpointing", "training.activation_checkpointing"), ("target_modules", "peft.target_modules"),
+    ("modules", "peft.target_modules"), ("scheduler", "training.lr_scheduler_type"), ("optimizer", "training.optim"),
+    ("accumulation", "training.gradient_accumulation_steps"), ("workers", "training.dataloader_num_workers"),
+    ("evaluate", "training.eval_strategy"),
+)  # fmt: skip
+
+
+def test_everyday_names_lead_to_the_training() -> None:
+    from nothing_tune.recipe.guidance.find import find
+
+    assert {word: find(word).keys[0] for word, _ in EVERYDAY} == dict(EVERYDAY)
+    said = "batch_size: write per_device_train_batch_size: ...; generate.generator.batch_size is another key"
+    assert find("batch_size").note == said
+    assert find("workers").note == "no key of a recipe is called workers: write dataloader_num_workers: ..."

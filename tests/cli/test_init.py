@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pty
 import re
@@ -10,17 +11,28 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from nothing_tune.cli.init import data, look, wizard
+from nothing_tune.cli.init import by_bytes, data, look, offers, wizard
 from nothing_tune.cli.init.questions import QUESTIONS
 from nothing_tune.cli.init.state import State
+from nothing_tune.plan import make_plan
 from nothing_tune.recipe import load_recipe
 from nothing_tune.recipe.library import library_root
 
+GEMMA2 = {
+    "model_type": "gemma2", "hidden_size": 2304, "intermediate_size": 9216, "num_hidden_layers": 26, "num_attention_heads": 8,
+    "num_key_value_heads": 4, "head_dim": 256, "vocab_size": 256000, "max_position_embeddings": 8192, "sliding_window": 4096,
+    "attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0,
+}  # fmt: skip
+MIXTRAL = {
+    "model_type": "mixtral", "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32, "num_attention_heads": 32,
+    "num_key_value_heads": 8, "num_local_experts": 8, "num_experts_per_tok": 2, "vocab_size": 32000, "max_position_embeddings": 32768,
+}  # fmt: skip
 MINI = ("--model", "nano", "--gpu", "cpu", "--data", "rows.jsonl", "--yes")
 
 
@@ -36,6 +48,12 @@ def folder(tmp_path: Path) -> Path:
     (tmp_path / "big").mkdir()
     (tmp_path / "empty").mkdir()
     (tmp_path / "there.yaml").write_text("name: there\n")
+    for name, config in (("gemma2", GEMMA2), ("mixtral", MIXTRAL)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text(json.dumps(config))
+    (tmp_path / "torn").mkdir()
+    (tmp_path / "torn" / "config.json").write_text('{\n "model_type": "llama",\n "hidden_size" 8\n}')
+    (tmp_path / "poor.jsonl").write_text('{"text": "a b c"}\nnot JSON\n' * 10)
     return tmp_path
 
 
@@ -83,24 +101,32 @@ WRONG: tuple[tuple[str, int, str, str], ...] = (
     ("a.yaml --out b.yaml --model nano --data rows.jsonl --yes", 2, "two files are named: a.yaml and b.yaml", "give one of them"),
     ("--model meta-llama/Llama-3.3-70B-Instruct --data rows.jsonl --yes --gpu t4", 3,
      "meta-llama/Llama-3.3-70B-Instruct with qlora does not fit t4: it needs ", " is the smallest GPU for it; "),
+    ("--model torn --data rows.jsonl --yes", 2, "torn/config.json is not JSON: expecting ':' delimiter at line 3, column 16",
+     "fetch the model's config.json again"),
+    ("--model nano --data poor.jsonl --yes --gpu cpu", 3, "10 of 20 rows of poor.jsonl cannot be used, the first poor.jsonl:2: not JSON",
+     "tune data inspect says what is wrong with them"),
+    ("--model ./mixtral --data rows.jsonl --yes --gpu a100-80gb", 3, "./mixtral with qlora does not fit a100-80gb: it needs 9",
+     "h200 (128.0 GiB) is the smallest GPU for it; "),
+    ("--model ./mixtral --data rows.jsonl --yes --gpu h200 --dropout 0.05", 2,
+     "--dropout must be 0 for ./mixtral: the adapter reaches experts, and PEFT has no dropout there", "leave --dropout out"),
     ("--model llama-2-13b --data rows.jsonl --yes --gpu l4 --method full", 3,
      "meta-llama/Llama-2-13b-hf with full does not fit l4: it needs ", "nearest that fits: "),
 )  # fmt: skip
 RANGES = (
-    ("--rank 3", "rank must be 4 to 64, not 3"),
-    ("--rank 8.5", "rank is a whole number, not 8.5"),
-    ("--dropout 0.2", "dropout must be 0 to 0.1, not 0.2"),
-    ("--lr 0.1", "lr must be 1e-6 to 0.01, not 0.1"),
-    ("--lr fast", "lr is a number, not 'fast'"),
-    ("--lr nan", "lr must be 1e-6 to 0.01, not nan"),
-    ("--epochs 0", "epochs must be 1 to 10, not 0"),
-    ("--epochs 11", "epochs must be 1 to 10, not 11"),
-    ("--batch 64", "batch must be 1 to 32, not 64"),
-    ("--batch 2,5", "batch is a whole number, not '2,5'"),
-    ("--accumulation 33", "accumulation must be 1 to 32, not 33"),
-    ("--warmup 2000", "warmup must be 0 to 1000, not 2000"),
-    ("--warmup 1.5", "warmup is a share below 1 or a whole number of steps, not 1.5"),
-    ("--packing perhaps", "packing is yes or no, not 'perhaps'"),
+    ("--rank 3", "--rank must be 4 to 64, not 3"),
+    ("--rank 8.5", "--rank is a whole number, not 8.5"),
+    ("--dropout 0.2", "--dropout must be 0 to 0.1, not 0.2"),
+    ("--lr 0.1", "--lr must be 1e-6 to 0.01, not 0.1"),
+    ("--lr fast", "--lr is a number, not 'fast'"),
+    ("--lr nan", "--lr must be 1e-6 to 0.01, not nan"),
+    ("--epochs 0", "--epochs must be 1 to 10, not 0"),
+    ("--epochs 11", "--epochs must be 1 to 10, not 11"),
+    ("--batch 64", "--batch must be 1 to 32, not 64"),
+    ("--batch 2,5", "--batch is a whole number, not '2,5'"),
+    ("--accumulation 33", "--accumulation must be 1 to 32, not 33"),
+    ("--warmup 2000", "--warmup must be 0 to 1000, not 2000"),
+    ("--warmup 1.5", "--warmup is a share below 1 or a whole number of steps, not 1.5"),
+    ("--packing perhaps", "--packing is yes or no, not 'perhaps'"),
 )
 
 
@@ -127,7 +153,7 @@ def test_the_recipe_is_written_and_used(tune: Callable[..., Any], folder: Path) 
     assert said.out.splitlines() == [
         "wrote my.yaml",
         f"  plan      tune plan my.yaml{flag}",
-        "  rehearse  tune train my.yaml --rehearse",
+        f"  rehearse  tune train my.yaml{flag} --rehearse",
         f"  run       tune train my.yaml{flag}",
     ]
     text = (folder / "my.yaml").read_text()
@@ -176,6 +202,79 @@ def test_methods_and_kinds_of_data(tune: Callable[..., Any], folder: Path) -> No
         # what the layers say already is not written: nano's own length is 512, that of base/qlora 1024
         known = {"training.max_length": 1024} if "max_length" in str(told) and "nano" in model[1] else {}
         assert {key: values.get(key, known.get(key)) for key in told} == told, (words, values)
+
+
+def test_a_recipe_that_can_train(tune: Callable[..., Any], folder: Path) -> None:
+    """What the architecture or the data needs is written with its reason, told, and as large as `tune plan` says."""
+    lines = (folder / "rows.jsonl").read_text().splitlines()
+    (folder / "mine.jsonl").write_text("\n".join([*lines[:20], "not JSON", *lines[20:]]) + "\n")
+    said = tune("init", "g.yaml", "--model", "./gemma2", "--data", "mine.jsonl", "--gpu", "l4", "--yes")
+    assert (said.code, said.err) == (
+        0,
+        "warning: 1 of 41 rows is bad and will be left out, the first mine.jsonl:21: not JSON (a value is expected at column 1)\n"
+        "  hint: tune data inspect names them; mend them, and take data.max_bad_rows out of the recipe\n",
+    )
+    text = (folder / "g.yaml").read_text()
+    why = "# gemma2 caps its attention scores, which PyTorch's own attention cannot do"
+    assert re.search(rf"attn_implementation: eager +{re.escape(why)}", text)
+    why = "# 1 of 41 rows is bad and left out, the first mine.jsonl:21: not JSON (a value is expected at column 1)"
+    assert re.search(rf"{re.escape(why)}\n  max_bad_rows: 0.025", text)
+    assert "tune train g.yaml --gpu l4 --rehearse" in text
+    planned = tune("plan", "g.yaml", "--gpu", "l4", "--rows", "32", "--json").json()
+    assert (planned["verdict"], planned["errors"]) == ("fits", [])
+    usable = re.search(r"l4 \(21.8 GiB usable, bf16\), ([\d.]+) GiB of its 21.8 GiB by estimate", text)
+    assert usable is not None
+    assert float(usable[1]) <= planned["memory"]["longest"]["peak"] / 2**30 + 0.06  # the plan knows no lengths here
+    told = tune(
+        "init", "--model", "./mixtral", "--data", "rows.jsonl", "--gpu", "h200", "--yes", "--dry-run", "--json"
+    ).json()
+    values = {s["key"]: s["value"] for s in told["settings"]}
+    assert (values["peft.lora_dropout"], told["warnings"]) == (0.0, [])
+    (folder / "long.jsonl").write_text("".join(json.dumps({"text": f"{n} " + "word " * 4000}) + "\n" for n in range(40)))
+    large = ("--model", "llama-2-13b", "--data", "long.jsonl", "--gpu", "a100-40gb", "--yes", "--batch", "32", "--max-length", "4096")
+    shown = tune("init", *large, "--dry-run")
+    said = r"warning: it does not fit a100-40gb: [\d.]+ GiB at its peak, and 36.3 GiB are usable\n  hint: training\.\S+=.*\n"
+    assert re.fullmatch(said, shown.err)
+    named = tune("init", "--model", "org/thing-7b", "--data", "rows.jsonl", "--gpu", "l4", "--yes", "--dry-run")
+    assert "l4 (21.8 GiB usable, bf16), about 10 GiB of it by a rule of thumb;" in named.out
+
+
+def test_rows_by_their_bytes(folder: Path) -> None:
+    plan = make_plan(load_recipe("quickstart", gpu="cpu", overrides=["training.max_length=40"]))
+    seen = replace(data.look_at("rows.jsonl"), rows=40, lengths=(80,) * 30 + (400,) * 10)
+    known = by_bytes.rows(seen, 0.2, plan)
+    assert (known.train, known.eval, known.sequences, known.longest) == (32, 8, 32, 40)
+    assert known.tokens == 24 * 20 + 8 * 40
+    assert known.lengths == ((16, 24, 24), (96, 104, 8))
+    packed = by_bytes.rows(seen, None, replace(plan, training={**plan.training, "packing": True}))
+    assert (packed.train, packed.eval, packed.sequences, packed.longest) == (40, 0, 25, 40)
+    assert by_bytes.rows(data.Data("ORG/NAME"), 0.1, plan).train is None
+
+
+def test_files_that_are_no_rows_are_not_offered(folder: Path) -> None:
+    (folder / "rows.jsonl").rename(folder / "a.jsonl")
+    for name, text in (
+        ("plan", '{\n "kind": "nothing-tune plan",\n "version": 1\n}'), ("config", '{\n "architectures": [\n  "X"\n ]\n}'),
+        ("list", '[\n {"text": "a"}\n]'), ("lines", '{"text": "a"}\n{"text": "b"}\n'), ("numbers", "[1, 2]"),
+        ("inside", '{"data": [{"text": "a"}]}'),
+    ):  # fmt: skip
+        (folder / f"{name}.json").write_text(text)
+    offered = [p.name for p in data.near_files(folder) if p.suffix == ".json"]
+    assert offered == ["inside.json", "lines.json", "list.json"]
+
+
+def test_a_narrow_terminal_wraps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nothing_tune.cli.console.width", lambda: 40)
+    rows = [("qlora", "9.4 GiB", "LoRA on a base in 4 bits", "where memory is short"), ("full", "", "all", "")]
+    assert offers._columns(rows, right=(1,)) == [
+        "  qlora",
+        "      9.4 GiB; LoRA on a base in 4 bits;",
+        "      where memory is short",
+        "  full",
+        "      all",
+    ]
+    monkeypatch.setattr("nothing_tune.cli.console.width", lambda: 90)
+    assert len(offers._columns(rows, right=(1,))) == 2
 
 
 def test_dry_run_and_json_write_nothing(tune: Callable[..., Any], folder: Path) -> None:

@@ -51,7 +51,9 @@ def test_list_all(tune: Callable[..., Any]) -> None:
 def test_validate_good(tune: Callable[..., Any]) -> None:
     result = tune("validate", "quickstart", "nothing-gpt")
     assert result.code == 0
-    assert [line.split()[:2] for line in result.out.splitlines()] == [["ok", "quickstart"], ["ok", "nothing-gpt"]]
+    *checked, closing = result.out.splitlines()
+    assert [line.split()[:2] for line in checked] == [["ok", "quickstart"], ["ok", "nothing-gpt"]]
+    assert closing == "data and model are not looked at: tune plan RECIPE does that"
 
 
 def test_validate_bad(tune: Callable[..., Any], tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from nothing_tune.data.hub import hub_problem
+from nothing_tune.data.hub import hub_problem, words
 from nothing_tune.engine import worker
 from nothing_tune.engine.journal import Journal
 from nothing_tune.errors import UsageError
@@ -38,7 +38,11 @@ class LocalEntryNotFoundError(OSError):
         (RepositoryNotFoundError(), "there is no model a/b", "check the name"),
         (RevisionNotFoundError(), "no such revision", "tree/main"),
         (LocalEntryNotFoundError(), "cannot be reached", "connect to the network"),
-        (OSError("something odd\nmore"), "cannot be loaded: something odd", "engine.log"),
+        (
+            OSError("something odd\nmore"),
+            "cannot be loaded: something odd",
+            "see that its files are whole, or fetch it again",
+        ),
     ],
 )
 def test_hub_errors_in_plain_words(cause: OSError, what: str, hint: str) -> None:
@@ -49,6 +53,17 @@ def test_hub_errors_in_plain_words(cause: OSError, what: str, hint: str) -> None
     assert hint in problem.hint
     assert "models/nano" not in problem.hint
     assert problem.key == "model.name_or_path"
+
+
+def test_the_words_of_an_error_are_a_whole_sentence() -> None:
+    for said, told in (
+        ("one\ntwo", "one"),
+        ("\n the rule 'x':\n   because of y\n z", "the rule 'x': because of y"),
+        ("one of:\n(1) this,\n(2) that,\n(3) those.\nmore", "one of: (1) this, (2) that, (3) those."),
+        ("nothing follows:", "nothing follows"),
+        ("", "OSError"),
+    ):
+        assert words(OSError(said)) == told
 
 
 def test_a_model_that_is_not_there(make_run: MakeRun, tmp_path: Path) -> None:

@@ -326,3 +326,30 @@ def test_a_template_that_takes_arguments_only_as_text_shows_tools_where_the_trai
     assert abilities(tok, tok.chat_template, written=True).tools == "template"
     assert choose(tok, None, conversational=True, masked=True).tools == "template"
     assert choose(tok, None, conversational=True, masked=False).tools == "text"
+
+
+def test_a_template_that_is_not_jinja(tmp_path: Path) -> None:
+    broken = "{% for m in messages %}\n{{ m.content }{% endfor %}"
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = broken
+    tokenizer.save_pretrained(tmp_path / "model")
+    tokenizer.name_or_path = str(tmp_path / "model")
+    file = tmp_path / "mine.jinja"
+    file.write_text("{% for m in messages %}{% endif %}")
+    endif = "Encountered unknown tag 'endif'. Jinja was looking for the following tags: 'endfor' or 'else'. The innermost block that needs to be closed is 'for'."
+    own = "the model's chat template is not Jinja:"
+    mine = "mend it, or set data.chat_template to chatml"
+    other = f"{mine} or to a file of your own"
+    for masked in (True, False):
+        for wanted, what, hint in (
+            (None, f"{own} {tmp_path}/model/chat_template.jinja:2: unexpected '}}'", other),
+            (str(file), f"the chat template is not Jinja: {file}:1: {endif}", mine),
+        ):
+            tokenizer.chat_template = broken
+            with pytest.raises(UsageError) as caught:
+                choose(tokenizer, wanted, True, masked)
+            told = caught.value.problems[0]
+            assert (told.what, told.key, told.hint) == (what, "data.chat_template", hint)
+    tokenizer.name_or_path, tokenizer.chat_template = "org/name", broken
+    with pytest.raises(UsageError, match=r"is not Jinja: line 2: unexpected '}'"):
+        choose(tokenizer, None, True, True)

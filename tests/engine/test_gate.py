@@ -43,7 +43,12 @@ def test_nothing_wrong_nothing_said() -> None:
 CASES = {
     "something_is_left": (
         facts({"train": {**SIDE, "rows": 0}, "dropped": {**DROPPED, "too_long": 7, "leaked": 1}}, ends_learned=0),
-        ("error", "no training row is left: 1 leaked, 7 too long", "look at the rows: tune data inspect --show 5", ""),
+        (
+            "error",
+            "no training row is left: 1 leaked, 7 too long",
+            "raise data.max_tokens, or give shorter rows",
+            "data.max_tokens",
+        ),
     ),
     "something_is_left to evaluate on": (
         facts({"eval": {**SIDE, "rows": 0}}),

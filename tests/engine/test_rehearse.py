@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from nothing_tune.cli import rehearsal
-from nothing_tune.engine.rehearse import architecture, causes, changes, rows
+from nothing_tune.engine.rehearse import architecture, causes, changes, checks, rows
 from nothing_tune.errors import Problem, UsageError
 from nothing_tune.plan import make_plan
 from nothing_tune.recipe import load_recipe
@@ -158,6 +158,57 @@ def test_words_of_libraries_get_a_key_and_a_cure(what: str, stage: str, key: str
     assert "engine.log" not in named.hint
     own = Problem("a", key="k", hint="do; tune resume x continues at step 2")
     assert causes.named(own, "data") == Problem("a", key="k", hint="do")
+
+
+def test_what_is_said_of_the_stage_is_said_once() -> None:
+    rows_ = [Problem(f"rows.jsonl:{n}: there are no `messages`") for n in range(9)]
+    last = Problem("9 of 20 rows are bad", key="data.max_bad_rows", hint="mend them")
+    told = causes.told_once([*rows_, last], "data")
+    assert told[:-1] == rows_
+    assert told[-1].hint == "mend them; tune data inspect RECIPE shows the rows as the model sees them"
+    alone = causes.told_once([Problem("a")], "data")
+    assert alone == [Problem("a", key="data", hint="tune data inspect RECIPE shows the rows as the model sees them")]
+    both = [Problem("a", key="k", hint="do"), Problem("b", key="l", hint="do that")]
+    assert causes.told_once(both, "data") == both
+
+
+def test_commands_are_as_they_were_typed() -> None:
+    typed = ("l4", None, ["models/nano"], ["training.max_length=128"], ["peft"])
+    assert rehearsal.command_line("my recipe.yaml", *typed) == (
+        "tune train 'my recipe.yaml' --gpu l4 --with models/nano --unset peft training.max_length=128"
+    )
+    assert rehearsal.command_line("marco", *typed, do="data inspect") == (
+        "tune data inspect marco --gpu l4 --with models/nano '~peft' training.max_length=128"
+    )
+    words = ("./small", "clean.jsonl", "lora")
+    assert rehearsal.command_line("methods/lora", "l4", None, None, [], None, words) == (
+        "tune train --model ./small --data clean.jsonl --method lora --gpu l4"
+    )
+    words_ = ("./small", "clean.jsonl", None)
+    assert rehearsal.command_line("methods/qlora", "l4", None, None, ["a=1"], None, words_, "data inspect") == (
+        "tune data inspect clean.jsonl --model ./small a=1"
+    )
+
+
+def test_only_what_never_evaluates_is_refused(tmp_path: Path) -> None:
+    cases = (
+        ([], 6, 1, ""),
+        (["training.eval_steps=200"], None, None, ""),
+        (["training.eval_strategy=epoch", "training.eval_delay=4"], 6, 0,
+         "training.eval_delay is 4 epochs, and the training ends after 6 steps"),
+        (["training.eval_delay=9"], 1, 0, "training.eval_delay is 9 steps, and the training ends after 1 step"),
+        ([], 6, 0, "there are no rows to evaluate on"),
+    )  # fmt: skip
+    for overrides, total, evaluations, what in cases:
+        plan = plan_of(tmp_path, "training.load_best_model_at_end=true", *overrides)
+        if not what:
+            checks.evaluates_in_time(plan, total, evaluations)
+            continue
+        with pytest.raises(UsageError) as caught:
+            checks.evaluates_in_time(plan, total, evaluations)
+        assert caught.value.problems[0].what == (
+            f"the best checkpoint is to be handed over, and nothing is evaluated: {what}"
+        )
 
 
 # From end to end ----------------------------------------------------------------------------------------------------------

@@ -30,11 +30,11 @@ def _here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     write_rows(tmp_path / "rows.jsonl", talk())
 
 
-def found(folder: Path, model: Path, *overrides: str, **more: Any) -> tuple[int, Problem]:
-    """`(exit code, the first problem)` of a rehearsal that must fail."""
+def found(folder: Path, model: Path, *overrides: str, which: int = 0, **more: Any) -> tuple[int, Problem]:
+    """`(exit code, the first problem, or that of number `which`)` of a rehearsal that must fail."""
     with pytest.raises(TuneError) as caught:
         tried(folder, model, *overrides, **more)
-    return caught.value.exit_code, caught.value.problems[0]
+    return caught.value.exit_code, caught.value.problems[which]
 
 
 NAMES = [
@@ -67,12 +67,12 @@ NAMES = [
         "layers count from 0; name some from 0 to 27, or leave it out for all",
     ),
     (
-        ["training.eval_steps=200"],
+        ["training.eval_steps=200", "training.eval_delay=7"],
         2,
-        "training.eval_steps",
-        "the best checkpoint is to be handed over, and nothing is evaluated: training.eval_steps is 200, and the training ends "
-        "after 6 steps",
-        "set training.eval_steps=3, or training.load_best_model_at_end=false",
+        "training.eval_delay",
+        "the best checkpoint is to be handed over, and nothing is evaluated: training.eval_delay is 7 steps, and the training "
+        "ends after 6 steps",
+        "set training.eval_delay=0, or training.load_best_model_at_end=false",
     ),
 ]
 
@@ -84,6 +84,12 @@ def test_settings_that_do_not_fit_the_model(
     got, problem = found(tmp_path, full_size(tmp_path / "model"), *overrides)
     assert (got, problem.key, problem.what) == (code, key, what)
     assert problem.hint == hint or (not hint and problem.hint)
+
+
+def test_an_evaluation_at_the_end_is_one(tmp_path: Path) -> None:
+    """The Trainer evaluates after its last step, whatever eval_steps is: nothing is refused that trains."""
+    told = tried(tmp_path, full_size(tmp_path / "model"), "training.eval_steps=200", "training.save_steps=150")
+    assert told.stages["evaluation"][0] == "proved"
 
 
 @pytest.mark.parametrize("template", [NO_MARKERS, BROKEN, END_OUTSIDE], ids=["no markers", "broken", "end not learned"])
@@ -106,17 +112,20 @@ def test_rows_without_anything_learned(tmp_path: Path) -> None:
     folder = full_size(tmp_path / "model")
     rows = [{"prompt": f"alpha {n}", "completion": ""} for n in range(12)]
     write_rows(tmp_path / "rows.jsonl", rows)
-    code, problem = found(tmp_path, folder)
-    assert code == 2
-    assert problem.hint
+    code, problem = found(tmp_path, folder, which=-1)
+    assert (code, problem.key) == (2, "data.max_bad_rows")
+    assert problem.hint == (
+        "mend them, or set data.max_bad_rows to 1, which leaves them out; tune data inspect RECIPE shows the rows as the model "
+        "sees them"
+    )
 
 
 def test_a_length_that_cuts_all_answers(tmp_path: Path) -> None:
     write_rows(tmp_path / "rows.jsonl", talk(words=120))
     code, problem = found(tmp_path, full_size(tmp_path / "model"), "training.max_length=16")
-    assert (code, problem.key) == (2, "data")
-    assert problem.what.startswith("no training row is left") or "teach nothing" in problem.what
-    assert "rows.jsonl" in problem.what or problem.hint
+    assert (code, problem.key) == (2, "training.max_length")
+    assert problem.what.startswith(f"no training row is left: 24 unsupervised; {tmp_path}/rows.jsonl:1, ")
+    assert problem.hint == "raise training.max_length, shorten the prompts, or give rows with an answer"
 
 
 def test_a_column_that_is_missing(tmp_path: Path) -> None:
@@ -130,7 +139,7 @@ def test_bad_rows_are_named_where_they_stand(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_text(path.read_text() + '{"messages": [\n')
     code, problem = found(tmp_path, full_size(tmp_path / "model"))
-    assert code == 2
+    assert (code, problem.key, problem.hint) == (2, "", "")
     assert "rows.jsonl:25" in problem.what
 
 

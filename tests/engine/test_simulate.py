@@ -8,6 +8,7 @@ import os
 import resource
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -215,8 +216,8 @@ def test_what_cannot_be_simulated_says_why() -> None:
             plan(),
             config("nothing"),
             UsageError,
-            "transformers does not know the architecture 'nothing'",
-            "check model_type",
+            f"transformers {metadata.version('transformers')} does not know the architecture 'nothing' of x",
+            "take a newer transformers, or model.trust_remote_code=true where the model brings its code",
         ),
         (
             plan(),
@@ -231,6 +232,20 @@ def test_what_cannot_be_simulated_says_why() -> None:
             UsageError,
             "peft.target_modules query, value matches nothing in the model",
             "linear layers there are: down_proj, gate_proj, k_proj, lm_head, o_proj, q_proj, up_proj, v_proj",
+        ),
+        (
+            plan({**LORA, "lora_dropout": 0.1, "target_modules": "all-linear"}),
+            config("mixtral", num_local_experts=2, num_experts_per_tok=1),
+            PlanError,
+            "PEFT refuses this model or these settings: lora.ParamWrapper does not work with lora_dropout != 0",
+            "set peft.lora_dropout=0: the experts' weights are one parameter, which PEFT adapts without dropout",
+        ),
+        (
+            plan(),
+            config("gemma2", attn_logit_softcapping=50.0),
+            PlanError,
+            "the architecture 'gemma2' does not run with attn_implementation sdpa",
+            "set model.attn_implementation=eager",
         ),
         (plan(optim="lomo"), config(), PlanError, "the memory of optimizer lomo is not simulated", "use an adamw"),
         (

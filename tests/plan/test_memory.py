@@ -14,7 +14,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nothing_tune.plan.architecture import Shape, Unlisted, shape
-from nothing_tune.plan.memory import TERMS, changes, estimate, length_of, longest, usable, verdict
+from nothing_tune.plan.memory import (
+    TERMS,
+    changes,
+    estimate,
+    length_of,
+    longest,
+    rows_at_once,
+    smallest,
+    unquantised,
+    usable,
+    verdict,
+)
 from nothing_tune.plan.memory.setting import FULL
 from nothing_tune.plan.model import Plan
 from nothing_tune.plan.rows import Rows
@@ -273,7 +284,96 @@ def test_changes_use_a_gpu_better() -> None:
 
 def test_nothing_helps_a_model_that_is_far_too_large() -> None:
     huge = shape(llama(16384, 126, 128, 8, 53248, 128256))
-    assert changes(huge, replace(QLORA, training={**QLORA.training, "max_length": 1024}), Rows()) == []
+    made = replace(QLORA, training={**QLORA.training, "max_length": 1024})
+    assert changes(huge, made, Rows()) == []
+    least = smallest(huge, made, Rows())
+    assert least
+    assert (usable(L4) or 0) < least.peak < estimate(huge, made, 1, 1024).peak
+    assert smallest(huge, plan(training={"optim": "muon"}), Rows()) is None
+
+
+def test_as_many_changes_as_it_takes() -> None:
+    """Full fine-tuning of a 7B on a T4 becomes an adapter on 4-bit weights, and nothing is changed that need not be."""
+    t4 = {"name": "t4", "kind": "cuda", "memory_gb": 16, "compute_capability": "7.5"}
+    made = plan(peft=None, gpu=t4, training={"max_length": 1024})
+    model = shape({**llama(3584, 28, 28, 4, 18944, 152064), "model_type": "qwen2"})
+    (offered,) = changes(model, made, Rows(longest=1024))
+    keys = [word.partition("=")[0] for word in offered.words]
+    assert [k for k in keys if k.endswith(("peft_type", "4bit"))] == ["peft.peft_type", "quantization.load_in_4bit"]
+    assert not [k for k in keys if "batch" in k or k.endswith("optim")]
+    least = smallest(model, made, Rows(longest=1024))
+    assert least
+    assert least.peak <= offered.estimate.peak <= (usable(t4) or 0)
+
+
+def test_no_more_rows_are_in_memory_than_there_are() -> None:
+    sizes = {"per_device_train_batch_size": 512, "gradient_accumulation_steps": 4, "max_length": 4096}
+    made, rows = plan(training=sizes), Rows(train=360, longest=4096)
+    assert rows_at_once(made, rows) == 360
+    assert rows_at_once(made, Rows()) == 512
+    assert rows_at_once(made, replace(rows, sequences=400)) == 400
+    packed = replace(made, training={**made.training, "packing": True})
+    assert (rows_at_once(packed, rows), rows_at_once(packed, replace(rows, sequences=40))) == (512, 40)
+    assert rows_at_once(replace(made, data={"truncation": "split"}), rows) == 512
+    assert (
+        rows_at_once(replace(made, world_size=2), rows) == 512
+    )  # the last batch is filled up with rows that it had before
+
+
+def test_a_step_of_more_rows_than_there_are_becomes_smaller() -> None:
+    sizes = {"per_device_train_batch_size": 512, "gradient_accumulation_steps": 4, "max_length": 4096}
+    made = replace(QLORA, training={**QLORA.training, **sizes})
+    (first, *_) = changes(shape(LLAMA_3B), made, Rows(train=360, longest=4096))
+    assert first.words == ("training.per_device_train_batch_size=8", "training.gradient_accumulation_steps=1")
+    assert first.why == "steps of 8 rows instead of 2,048, which is more than there are"
+    fits = replace(
+        QLORA, training={**QLORA.training, "per_device_train_batch_size": 2, "gradient_accumulation_steps": 64}
+    )
+    words = [w for c in changes(shape(LLAMA_3B), fits, Rows(train=5, longest=64)) for w in c.words]
+    assert words
+    assert not [w for w in words if "batch_size" in w and int(w.partition("=")[2]) > 5]
+
+
+def test_the_longest_row_in_single_tokens() -> None:
+    model = shape(LLAMA_3B)
+    made = replace(QLORA, gpu={**L4, "memory_gb": 4})
+    tokens = longest(model, made, 256)
+    assert tokens
+    assert tokens < 64
+    assert verdict(estimate(model, made, 256, tokens), made.gpu) == "fits"
+    assert verdict(estimate(model, made, 256, tokens + 1), made.gpu) == "does not fit"
+    for joined in ("packing", "padding_free"):  # rows are joined: their own length says nothing
+        assert longest(model, replace(QLORA, training={**QLORA.training, joined: True}), 8) is None
+
+
+def test_what_a_reader_may_ask() -> None:
+    mixed = llama(1024, 4, 8, 4, 3584, 32000, num_local_experts=8, num_experts_per_tok=2) | {"model_type": "mixtral"}
+    model, bare = shape(mixed), {**LORA, "lora_dropout": 0.0}
+    four = replace(QLORA, peft=bare)
+    experts = 4 * 8 * 3 * 1024 * 3584 * 2
+    assert unquantised(model, four) == experts
+    assert unquantised(model, plan(peft=bare)) == unquantised(shape(LLAMA_3B), QLORA) == 0
+    assert estimate(model, four, 1, 64).notes == (
+        "672 MiB of the weights stay in 16 bits: experts are 3-D parameters, which bitsandbytes does not quantise",
+        "the peak is in the backward pass of a layer, after the loss, which takes 4 MiB at its most",
+    )
+    assert "counted without peft.lora_dropout, which PEFT refuses on experts" in estimate(model, QLORA, 1, 64).notes
+    assert estimate(model, QLORA, 1, 64).terms == estimate(model, four, 1, 64).terms
+    skipped = plan(quantization={**NF4, "llm_int8_skip_modules": ["down_proj"]})
+    assert estimate(shape(LLAMA_3B), skipped, 1, 64).notes[0] == (
+        "1.3 GiB of the weights stay in 16 bits: llm_int8_skip_modules names them"
+    )
+    t4 = {"name": "t4", "kind": "cuda", "memory_gb": 16, "compute_capability": "7.5"}
+    wide = estimate(shape(LLAMA_3B), replace(QLORA, gpu=t4), 1, 4096)
+    assert wide.notes[-1] == (
+        "the upper end is for attention that writes out the scores of all pairs of tokens: before Ampere no fused kernel takes "
+        "fewer heads of keys and values than of queries"
+    )
+    assert estimate(shape(LLAMA_3B), QLORA, 1, 4096).notes == (
+        "the peak is in the backward pass of a layer, after the loss, which takes 304 MiB at its most",
+    )
+    full = estimate(shape(LLAMA_3B), QLORA, 4, 1024, FULL)
+    assert (full.terms["logits"] > 0, full.notes) == (True, ("the peak is in the loss",))
 
 
 def test_the_longest_row_that_a_step_may_see() -> None:

@@ -557,6 +557,28 @@ def test_jumps_overflows_and_gaps(tmp_path: Path) -> None:
     assert only(cut, "cut-answers").what == "12 of 100 answers are cut at 512 tokens"
 
 
+def test_what_is_proposed_where_answers_are_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No longer rows than the model reads, and none that would still be cut as if they were not."""
+    inspect = "says which, and what other lengths would cut"
+    for number, (context, longest, limit, kind, expected) in enumerate((
+        (None, None, 512, "messages", [("training.max_length=1024", "longer rows, more memory")]),
+        (8192, 5058, 1024, "messages", [("training.max_length=5120", "holds the longest row; more memory")]),
+        (1024, 5058, 1024, "messages", [("data.truncation=drop", "the model reads 1,024 tokens at most: leaves longer rows out")]),
+        (2048, 5058, 1024, "text", [("training.max_length=2048", "longer rows, more memory"),
+                                    ("data.truncation=drop", "the model reads 2,048 tokens at most: leaves longer rows out"),
+                                    ("data.truncation=split", "makes several rows of a longer one")]),
+    )):  # fmt: skip
+        config = {"max_position_embeddings": context} if context else None
+        monkeypatch.setattr("nothing_tune.run.doctor.cuts.Plan.from_json", lambda data: data)
+        monkeypatch.setattr("nothing_tune.run.doctor.cuts.config_of", lambda plan, fetch, c=config: (c, "here"))
+        story = Story(tmp_path, f"cut{number}")
+        story.began(data={"rows": 100, "cut": 12, "max_length": limit, "format": kind}).logs(falling)
+        written(story.run.path / "forecast.json", {"rows": {"lengths": [[1, 64, 90], [4096, longest + 1, 10]] if longest else []}})
+        cures = only(story.end(), "cut-answers").cures
+        assert [(c.rpartition(" ")[2], w) for c, w in cures[:-1]] == expected
+        assert cures[-1][1] == inspect
+
+
 def test_speed_memory_and_what_else_broke(tmp_path: Path) -> None:
     slow = Story(
         tmp_path,
@@ -609,6 +631,18 @@ def test_a_process_here_that_works_on_it_is_named(tmp_path: Path) -> None:
     found = story.end("running", None, step=40, status={"host": socket.gethostname(), "pid": os.getpid()})
     assert found.summary.endswith(f"process {os.getpid()} on {socket.gethostname()} works on it")
     assert found.facts["held_by"]["pid"] == os.getpid()
+
+
+def test_a_worker_that_outlives_its_supervisor(tmp_path: Path) -> None:
+    """It saved and stopped, and is still there: both are said, and neither as if the other were not."""
+    story = Story(tmp_path).began().save(9)
+    story.attempt(ended=None, heartbeat=time.time(), pid=os.getpid(), state="running", exit_code=None, **attempts.place())
+    found = story.end("preempted", 75, "ended from outside (SIGTERM)", step=9)
+    assert found.summary.endswith(f"process {os.getpid()} on {socket.gethostname()} is still ending")
+    cause = only(found, "ended-from-outside")
+    assert cause.what == "its supervisor ended without a word, and the worker then saved and stopped"
+    assert cause.why == "the supervisor alone was ended: kill -9, or the kernel out of memory"
+    assert cause.cures == (("tune resume story", f"continues at step 9, once process {os.getpid()} has ended"),)
 
 
 def test_a_process_that_is_swapped_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

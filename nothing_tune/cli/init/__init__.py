@@ -141,7 +141,7 @@ def _run(
         console.show_problems(settled.warnings)
         console.out(made.text.rstrip("\n"))
     else:
-        console.show_problems([*settled.recipe.advice, *settled.warnings])
+        console.show_problems([*settled.recipe.advice, *(() if ask else settled.warnings)])  # the review has shown them
         _next(state, state.file)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from nothing_tune.cli.init.data import Data
 from nothing_tune.plan import Plan
 from nothing_tune.plan.rows import COUNTED, GIVEN, Rows
+from nothing_tune.recipe.defaults import BYTES_A_TOKEN as CAREFUL
 
 BYTES_A_TOKEN = 4.0
 """UTF-8 bytes of a token in the mean: about 4 characters of English (OpenAI's help page on tokens, 2024)."""
@@ -17,7 +18,8 @@ BINS = 64
 
 
 def rows(data: Data, held: Any, plan: Plan) -> Rows:
-    """What is known of the rows of `plan` by the bytes of those that were read; unknown where none were.
+    """What is known of the rows of `plan` by the bytes of those that were read; unknown where none were. The longest, which
+    decides the memory, is told on the careful side.
 
     Args:
         data: The data as it was looked at.
@@ -33,7 +35,7 @@ def rows(data: Data, held: Any, plan: Plan) -> Rows:
     tokens = sorted(max(1, round(n / BYTES_A_TOKEN)) for n in data.lengths)
     if not tokens or train < 1:
         return known
-    most = int(limit) if limit else tokens[-1]
+    most = int(limit) if limit else math.ceil(max(data.lengths) / CAREFUL)
     total = round(sum(min(n, most) for n in tokens) / len(tokens) * train)
     sequences = math.ceil(total / most) if packed else None if plan.data.get("truncation") == "split" else train
     return Rows(
@@ -42,7 +44,7 @@ def rows(data: Data, held: Any, plan: Plan) -> Rows:
         eval=known.eval,
         sequences=sequences,
         tokens=total,
-        longest=most if packed else min(tokens[-1], most),
+        longest=most if packed else min(math.ceil(max(data.lengths) / CAREFUL), most),
         lengths=_bins(tokens, train / len(tokens)),
     )
 

@@ -83,6 +83,11 @@ class Data:
         return f"{many}, and {self.bad:,} bad" if self.bad else many
 
     @property
+    def told_bad(self) -> str:
+        """`3 of 423 rows are bad`; empty where none is."""
+        return f"{self.bad:,} of {self.read:,} rows {'is' if self.bad == 1 else 'are'} bad" if self.bad else ""
+
+    @property
     def read(self) -> int:
         """Rows that were read, bad ones too."""
         return len(self.lengths) + self.bad
@@ -269,5 +274,7 @@ def _has_rows(path: Path) -> bool:
         return False
     if start.startswith("{"):
         line = start.partition("\n")[0].strip()
-        return (line.endswith("}") and len(line) < len(start.rstrip())) or re.match(r"\{\s*\"[^\"]*\"\s*:\s*\[\s*\{", start) is not None
+        return (line.endswith("}") and len(line) < len(start.rstrip())) or re.match(
+            r"\{\s*\"[^\"]*\"\s*:\s*\[\s*\{", start
+        ) is not None
     return re.match(r"\[\s*(\{|$)", start) is not None

@@ -164,7 +164,9 @@ def nearest(model: Model, gpu: Gpu, method: str) -> list[str]:
 
 def smallest(model: Model, method: str) -> Gpu | None:
     """The GPU of least memory in the library that the method fits on with this model; None where there is none."""
-    known = [g for g in gpus().values() if g.kind == "cuda" and g.facts.get("memory_gb") and possible(method, g) is None]
+    known = [
+        g for g in gpus().values() if g.kind == "cuda" and g.facts.get("memory_gb") and possible(method, g) is None
+    ]
     known.sort(key=lambda g: (g.facts["memory_gb"], not g.here, g.name))
     return next((g for g in known if fits(needs(model, method, g), g)), None)
 

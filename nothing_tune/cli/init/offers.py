@@ -179,16 +179,21 @@ def method_lines(state: State) -> list[str]:
     rows: list[tuple[str, ...]] = []
     for name in methods():
         what, when = METHODS.get(name, (_first_comment(name), ""))
-        need = fit.needs(state.model, name, state.gpu)
+        need = fit.needs(state.model, name, state.gpu, 4, 1024)
         takes = need.told if need else ""
         if fit.possible(name, state.gpu):
             takes = "not here"
-        elif fit.fits(need, state.gpu) is False:
+        elif fit.fits(fit.needs(state.model, name, state.gpu), state.gpu) is False:
             when = f"too much for {state.gpu.name}"
         rows.append((name, takes, what, when))
     if not any(takes for _, takes, _, _ in rows):
         rows = [(name, what, when) for name, _, what, when in rows]
-    return _columns(rows, right=(1,) if len(rows[0]) == 4 else ())
+    if len(rows[0]) != 4:
+        return _columns(rows)
+    return [
+        *_columns(rows, right=(1,)),
+        "  memory with four rows of 1,024 tokens at once; the review tells it for yours",
+    ]
 
 
 def _first_comment(name: str) -> str:

@@ -70,7 +70,10 @@ def _plan(state: State, paint: console.Ink) -> list[str]:
         told["rows"] = f"about {usual:,} tokens each, at most {longest:,}, by their bytes"
     lines = header({**told, **facts(found, paint)}, paint)
     for one in (*fit.musts(state.model, state.method), *settled.more):
-        lines.append(f"{paint.warn('set')}  {one.key}={compose.scalar(one.value)}: {one.why}")
+        said = f"{one.key}={compose.scalar(one.value)}: {one.why}"
+        room = max((console.width() or console.PIPE_WIDTH) - 10, 30)
+        first, *more = textwrap.wrap(said, room, break_on_hyphens=False)
+        lines += [f"  {paint.warn('set')}     {first}", *(f"          {line}" for line in more)]
     seen = [p for p in settled.warnings if p.key == "data.max_bad_rows"]
     return [*lines, *(line for p in seen for line in console.problem_lines(p, paint)), *warnings(found, paint)]
 

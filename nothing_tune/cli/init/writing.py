@@ -90,9 +90,8 @@ def _change(word: str, why: str) -> Setting:
 def _warnings(state: State, found: Forecast) -> Iterator[Problem]:
     data = state.data
     if data.bad:
-        some = f"{data.bad:,} of {data.read:,} rows are bad and will be left out"
         yield Problem(
-            f"{some}, the first {data.first_bad}",
+            f"{data.told_bad} and will be left out, the first {data.first_bad}",
             "data.max_bad_rows",
             hint="tune data inspect names them; mend them, and take data.max_bad_rows out of the recipe",
             severity="warning",
@@ -219,7 +218,7 @@ def _settings(state: State, folder: Path, below: dict[str, Any]) -> list[Setting
     out += [m for m in needed if m.key.startswith("model.") and lookup(below, m.key) != "flash_attention_2"]
     out.append(Setting("data.train", placed(data.source), data.told, kept=True))
     if data.bad:
-        left_out = f"{data.bad:,} of {data.read:,} rows are bad and left out, the first {data.first_bad}"
+        left_out = f"{data.told_bad} and left out, the first {data.first_bad}"
         out.append(Setting("data.max_bad_rows", _share_of_bad(data), left_out))
     if data.columns:
         out.append(Setting("data.columns", dict(data.columns), "the format's column: the file's"))
@@ -292,6 +291,14 @@ def _short(state: State) -> str:
     return state.model.layer.removeprefix("models/") or state.model.name.rstrip("/").rsplit("/", 1)[-1]
 
 
+def _rough(state: State) -> fit.Need | None:
+    """Memory where the model's architecture is not known, but its size."""
+    chosen = knobs(state)
+    rows, length = int(chosen["batch"].value), int(chosen["max_length"].value)
+    need = fit.needs(state.model, state.method, state.gpu, rows, length)
+    return need if need and need.rough else None
+
+
 def _header(state: State, found: Forecast | None) -> list[str]:
     """The comment at the top: what it is, how to run it, what it needs."""
     model, gpu, data = state.model, state.gpu, state.data
@@ -304,6 +311,8 @@ def _header(state: State, found: Forecast | None) -> list[str]:
         if found and found.memory and found.memory.usable:
             peak, room = found.memory.longest.peak / fit.GIB, found.memory.usable / fit.GIB
             need[-1] += f", {peak:.1f} GiB of its {room:.1f} GiB by estimate"
+        elif took := _rough(state):
+            need[-1] += f", {took.told} of it by a rule of thumb"
     if model.gated:
         need.append("access to the gated model (accept its terms, then `hf auth login` or HF_TOKEN)")
     if model.gated is None and not Path(model.name).expanduser().is_dir():

@@ -221,6 +221,10 @@ def _memory(forecast: Forecast, paint: Ink) -> list[str]:
         text = "  ".join([row[0].ljust(wide[0]), *(c.rjust(wide[i]) for i, c in enumerate(row[1:], 1))])
         strong = row[0] == "peak"
         out.append("  " + (paint.bold(text) if strong else paint.dim(text) if not row[0] else text))
+    columns = (console.width() or console.PIPE_WIDTH) - 2
+    out += [""] if memory.longest.notes else []
+    for note in memory.longest.notes:
+        out += [f"  {paint.dim(line)}" for line in textwrap.wrap(note, columns)]
     if memory.holds == 0:
         out += ["", f"  {paint.warn('does not fit')} with rows of a single token either"]
     elif memory.holds is not None and memory.holds < memory.longest.length:
@@ -259,11 +263,7 @@ def _band(estimate: Estimate) -> str:
 def _changes(memory: Memory, paint: Ink) -> list[str]:
     fits = memory.verdict == FITS
     if not memory.changes:
-        return (
-            []
-            if fits or memory.usable is None
-            else ["", "  no change of settings makes it fit: tune plan --fits shows other GPUs"]
-        )
+        return ["", f"  {nothing_fits(memory.least)}; tune plan --fits shows other GPUs"] if memory.least else []
     out = ["", f"  {paint.dim('would use the GPU better' if fits else 'would fit')}"]
     for change in memory.changes:
         out.append(f"    {paint.key(' '.join(change.words))}")
@@ -271,8 +271,15 @@ def _changes(memory: Memory, paint: Ink) -> list[str]:
     return out
 
 
+def nothing_fits(least: int) -> str:
+    """What is said where no change helps."""
+    return f"no change of settings makes it fit: {gib(least)} at the least"
+
+
 def _cost(forecast: Forecast, paint: Ink) -> list[str]:
     speed, pace = forecast.speed, forecast.pace
+    if forecast.memory and forecast.memory.least:
+        return []  # it cannot run there
     if forecast.hours is None:
         why = "the speed of this machine is measured while it trains"
         if forecast.maths is None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from nothing_tune.cli import console
 from nothing_tune.cli.console import Ink
-from nothing_tune.cli.plan.page import gib, hours
+from nothing_tune.cli.plan.page import gib, hours, nothing_fits
 from nothing_tune.errors import TuneError
 from nothing_tune.plan.cost import Cost
 from nothing_tune.plan.forecast import DOES_NOT_FIT, FITS, Forecast
@@ -86,6 +86,6 @@ def _would(one: Forecast | None, error: TuneError | None) -> str:
     if one.verdict != DOES_NOT_FIT or one.memory is None:
         return one.untold
     if not one.memory.changes:
-        return "no change of settings makes it fit"
+        return nothing_fits(one.memory.least) if one.memory.least else ""
     change = one.memory.changes[0]
     return f"{' '.join(change.words)}: {gib(change.estimate.peak)}"

@@ -12,6 +12,7 @@ from nothing_tune.recipe.values import near
 
 _TWICE = ("data.eval.", "data.sample.", "generate.prompts.")
 """Sources that have the same keys as data.train, and the sample's, which are those of data."""
+NONE_CALLED = "no key of a recipe is called "
 _ASIDE = ("generate.", "advice.")
 """Sections that are no part of a training: an everyday name means a key of the others first."""
 
@@ -40,8 +41,12 @@ def find(word: str, kind: str = "LORA") -> Found:
         for found in (_exact(name, kind), *order, _elsewhere(name, kind)):
             if found is renamed and found is order[0] and found.keys:
                 others = [key for key in tail.keys if not key.startswith("advice.")]
-                also = f"; {' and '.join(others)} {'is another' if len(others) == 1 else 'are others'}" if others else ""
-                return Found(found.keys, f"{found.note}{also}")
+                also = (
+                    f"; {' and '.join(others)} {'is another key' if len(others) == 1 else 'are other keys'}"
+                    if others
+                    else ""
+                )
+                return Found(found.keys, f"{found.note.replace(NONE_CALLED, '', 1)}{also}" if others else found.note)
             if found.keys or found.note:
                 return found
     return Found(near=_near(word.lower().replace("-", "_"), kind))
@@ -72,7 +77,7 @@ def _tail(word: str, keys: tuple[str, ...]) -> Found:
 def _renamed(word: str, kind: str) -> Found:
     """A name that upstream removed, or that other tools use: its successor, and the hint that errors give, too."""
     first, _, last = word.rpartition(".")
-    for table, said in ((REMOVED, "upstream has removed {}"), (OTHER, "no key of a recipe is called {}")):
+    for table, said in ((REMOVED, "upstream has removed {}"), (OTHER, f"{NONE_CALLED}{{}}")):
         for section, names in table.items():
             hint = names.get(last)
             if hint is None or first not in ("", section):

@@ -8,6 +8,7 @@ from typing import Any
 
 from nothing_tune.errors import Place
 from nothing_tune.recipe import upstream
+from nothing_tune.recipe.compose import number
 from nothing_tune.recipe.guidance import Guidance, guidance, guided, named
 from nothing_tune.recipe.library import library_root
 from nothing_tune.recipe.model import lookup
@@ -243,4 +244,5 @@ def _usual(key: str, kind: str) -> tuple[str, str]:
     usual, source = ADVISED[key]
     assert usual.low is not None
     assert usual.high is not None
-    return f"{words(usual.low)} to {words(usual.high)}", source
+    low, high = (words(n) if float(n).is_integer() else number(n) for n in (usual.low, usual.high))
+    return f"{low} to {high}", source

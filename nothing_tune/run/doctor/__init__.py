@@ -13,6 +13,7 @@ record        what is known of one run, read from its files
 numbers       slopes and medians
 causes        why a run ended as it did
 curves        what its losses say
+cuts          what was cut of its rows
 pace          what its speed and memory say
 diagnosis     all of them, for one run
 """

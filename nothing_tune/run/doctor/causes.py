@@ -284,8 +284,16 @@ def ended_from_outside(r: Record) -> Cause | None:
     if r.code not in (75, 130) or r.state not in ("preempted", "stopped"):
         return None
     what = str(r.problem.get("what") or ("stopped by the user" if r.code == 130 else "ended from outside (SIGTERM)"))
+    last = r.attempts[-1] if r.attempts else {}
+    why = ""
+    if "SIGTERM" in what and last and not last.get("ended") and last.get("exit_code") is None:
+        what = "its supervisor ended without a word, and the worker then saved and stopped"
+        why = "the supervisor alone was ended: kill -9, or the kernel out of memory"
+    goes_on = cause.goes_on(r)
+    if r.held and r.held.get("pid"):
+        goes_on = f"{goes_on}, once process {r.held['pid']} has ended"
     return Cause(
-        "ended-from-outside", ADVICE, what, cause.said(cause.where(r)), "", ((cause.resume(r), cause.goes_on(r)),), OURS
+        "ended-from-outside", ADVICE, what, cause.said(cause.where(r)), why, ((cause.resume(r), goes_on),), OURS
     )
 
 

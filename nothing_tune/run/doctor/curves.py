@@ -8,7 +8,8 @@ from typing import Any
 
 from nothing_tune.recipe import library
 from nothing_tune.run.doctor import cause
-from nothing_tune.run.doctor.cause import ADVICE, CALLS, FAIL, GPT, MARCO, STUDIO, WARN, Cause, Cures
+from nothing_tune.run.doctor.cause import ADVICE, FAIL, GPT, MARCO, STUDIO, WARN, Cause, Cures
+from nothing_tune.run.doctor.cuts import cut_answers
 from nothing_tune.run.doctor.numbers import Trend, finite, level, third, trend
 from nothing_tune.run.doctor.record import Evaluation, Record
 
@@ -330,35 +331,6 @@ def gap(r: Record) -> Cause | None:
         "rows begin to be learned by heart, or the evaluation is of another kind",
         cures,
         MARCO,
-    )
-
-
-def cut_answers(r: Record) -> Cause | None:
-    """Answers that were cut at max_length: the model learns to stop short, and calls that are no JSON."""
-    data = (r.events.get("start") or [{}])[-1].get("data") or {}
-    cut, rows = data.get("cut"), data.get("rows")
-    if not isinstance(cut, int) or not isinstance(rows, int) or not rows or cut < 0.01 * rows:
-        return None
-    longest = data.get("max_length") or r.training.get("max_length")
-    what = f"{cut} of {cause.plural(rows, 'answer')} are cut at {longest} tokens"
-    cures = (
-        ((cause.again(r, f"training.max_length={2 * longest}"), "longer rows, more memory"),)
-        if isinstance(longest, int)
-        else ()
-    )
-    cures = (
-        *cures,
-        (f"tune data inspect {r.run.path / 'recipe.yaml'}", "says which, and what other lengths would cut"),
-    )
-    why = "a cut answer teaches to stop anywhere; a cut function call is no JSON"
-    return Cause(
-        "cut-answers",
-        WARN if cut > 0.05 * rows else ADVICE,
-        what,
-        (f"{cut / rows * 100:.0f} % of the rows",),
-        why,
-        cures,
-        CALLS,
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from nothing_tune.artifacts import Run
+from nothing_tune.artifacts import FINAL_STATES, Run
 from nothing_tune.run.doctor import cause
 from nothing_tune.run.doctor.cause import FAIL, SEVERITIES, WARN, Cause
 from nothing_tune.run.doctor.causes import ENDINGS
@@ -136,5 +136,6 @@ def summary(r: Record) -> str:
     parts += [f"{f['tokens_per_s']:,.0f} tokens/s"] if f["tokens_per_s"] else []
     parts += [f"{f['memory_gib']:.1f} GiB"] if f["memory_gib"] else []
     if r.held and r.held.get("pid"):
-        parts.append(f"process {r.held['pid']} on {r.held.get('host', 'this host')} works on it")
+        does = "is still ending" if r.state in FINAL_STATES else "works on it"
+        parts.append(f"process {r.held['pid']} on {r.held.get('host', 'this host')} {does}")
     return f"{r.state}: {', '.join(parts)}" if parts else r.state
