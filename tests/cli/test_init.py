@@ -21,6 +21,7 @@ from nothing_tune.cli.init import by_bytes, data, look, offers, wizard
 from nothing_tune.cli.init.questions import QUESTIONS
 from nothing_tune.cli.init.state import State
 from nothing_tune.plan import make_plan
+from nothing_tune.plan.advice import Advice
 from nothing_tune.recipe import load_recipe
 from nothing_tune.recipe.library import library_root
 
@@ -230,13 +231,47 @@ def test_a_recipe_that_can_train(tune: Callable[..., Any], folder: Path) -> None
     ).json()
     values = {s["key"]: s["value"] for s in told["settings"]}
     assert (values["peft.lora_dropout"], told["warnings"]) == (0.0, [])
-    (folder / "long.jsonl").write_text("".join(json.dumps({"text": f"{n} " + "word " * 4000}) + "\n" for n in range(40)))
-    large = ("--model", "llama-2-13b", "--data", "long.jsonl", "--gpu", "a100-40gb", "--yes", "--batch", "32", "--max-length", "4096")
+    (folder / "long.jsonl").write_text(
+        "".join(json.dumps({"text": f"{n} " + "word " * 4000}) + "\n" for n in range(40))
+    )
+    large = (
+        "--model",
+        "llama-2-13b",
+        "--data",
+        "long.jsonl",
+        "--gpu",
+        "a100-40gb",
+        "--yes",
+        "--batch",
+        "32",
+        "--max-length",
+        "4096",
+    )
     shown = tune("init", *large, "--dry-run")
     said = r"warning: it does not fit a100-40gb: [\d.]+ GiB at its peak, and 36.3 GiB are usable\n  hint: training\.\S+=.*\n"
     assert re.fullmatch(said, shown.err)
     named = tune("init", "--model", "org/thing-7b", "--data", "rows.jsonl", "--gpu", "l4", "--yes", "--dry-run")
     assert "l4 (21.8 GiB usable, bf16), about 10 GiB of it by a rule of thumb;" in named.out
+
+
+def test_what_the_plan_finds_is_settled_or_told(
+    tune: Callable[..., Any], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever advice is an error: its changes are set, with its reason; without changes nothing is written."""
+    monkeypatch.setattr("nothing_tune.cli.init.fit.musts", lambda model, method: ())
+    words = ("init", "g.yaml", "--model", "./gemma2", "--data", "rows.jsonl", "--gpu", "l4", "--yes")
+    assert tune(*words, "--dry-run").code == 0
+    text = tune(*words, "--dry-run").out
+    assert "attn_implementation: eager" in text
+    assert "# its attention scores are capped, which PyTorch's own attention cannot do" in text
+
+    def advise(facts: Any) -> list[Advice]:
+        return [Advice("none", "error", "it cannot train", "because of this", (), "data.train", "us")]
+
+    monkeypatch.setattr("nothing_tune.plan.advice.advise", advise)
+    said = tune(*words)
+    assert (said.code, said.err, said.out) == (3, "error: it cannot train\n  hint: because of this\n", "")
+    assert not (folder / "g.yaml").exists()
 
 
 def test_rows_by_their_bytes(folder: Path) -> None:

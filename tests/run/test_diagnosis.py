@@ -573,7 +573,10 @@ def test_what_is_proposed_where_answers_are_cut(tmp_path: Path, monkeypatch: pyt
         monkeypatch.setattr("nothing_tune.run.doctor.cuts.config_of", lambda plan, fetch, c=config: (c, "here"))
         story = Story(tmp_path, f"cut{number}")
         story.began(data={"rows": 100, "cut": 12, "max_length": limit, "format": kind}).logs(falling)
-        written(story.run.path / "forecast.json", {"rows": {"lengths": [[1, 64, 90], [4096, longest + 1, 10]] if longest else []}})
+        written(
+            story.run.path / "forecast.json",
+            {"rows": {"lengths": [[1, 64, 90], [4096, longest + 1, 10]] if longest else []}},
+        )
         cures = only(story.end(), "cut-answers").cures
         assert [(c.rpartition(" ")[2], w) for c, w in cures[:-1]] == expected
         assert cures[-1][1] == inspect
@@ -636,7 +639,9 @@ def test_a_process_here_that_works_on_it_is_named(tmp_path: Path) -> None:
 def test_a_worker_that_outlives_its_supervisor(tmp_path: Path) -> None:
     """It saved and stopped, and is still there: both are said, and neither as if the other were not."""
     story = Story(tmp_path).began().save(9)
-    story.attempt(ended=None, heartbeat=time.time(), pid=os.getpid(), state="running", exit_code=None, **attempts.place())
+    story.attempt(
+        ended=None, heartbeat=time.time(), pid=os.getpid(), state="running", exit_code=None, **attempts.place()
+    )
     found = story.end("preempted", 75, "ended from outside (SIGTERM)", step=9)
     assert found.summary.endswith(f"process {os.getpid()} on {socket.gethostname()} is still ending")
     cause = only(found, "ended-from-outside")
