@@ -221,6 +221,8 @@ def test_a_recipe_that_can_train(tune: Callable[..., Any], folder: Path) -> None
     why = "# 1 of 41 rows is bad and left out, the first mine.jsonl:21: not JSON (a value is expected at column 1)"
     assert re.search(rf"{re.escape(why)}\n  max_bad_rows: 0.025", text)
     assert "tune train g.yaml --gpu l4 --rehearse" in text
+    other = ("--model", "nano", "--gpu", "cpu", "--data", "rows.jsonl", "--eval", "./mine.jsonl", "--yes", "--dry-run")
+    assert "# 1 of 81 rows is bad and left out, the first mine.jsonl:21: " in tune("init", *other).out
     planned = tune("plan", "g.yaml", "--gpu", "l4", "--rows", "32", "--json").json()
     assert (planned["verdict"], planned["errors"]) == ("fits", [])
     usable = re.search(r"l4 \(21.8 GiB usable, bf16\), ([\d.]+) GiB of its 21.8 GiB by estimate", text)

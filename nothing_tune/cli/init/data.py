@@ -87,6 +87,16 @@ class Data:
         """`3 of 423 rows are bad`; empty where none is."""
         return f"{self.bad:,} of {self.read:,} rows {'is' if self.bad == 1 else 'are'} bad" if self.bad else ""
 
+    def with_other(self, other: Data) -> Data:
+        """This data with the rows read, and the bad ones, of another source counted, too: a training counts both together."""
+        return replace(
+            self,
+            about=self.about or other.about,
+            bad=self.bad + other.bad,
+            first_bad=self.first_bad or other.first_bad,
+            lengths=(*self.lengths, *other.lengths),
+        )
+
     @property
     def read(self) -> int:
         """Rows that were read, bad ones too."""

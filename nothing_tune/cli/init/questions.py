@@ -141,7 +141,11 @@ MANY_BAD = 0.1
 
 
 def _data(state: State, text: str) -> rows.Data:
-    found = rows.look_at(text, state.given.get("speaker", ""), state.look)
+    return _usable(rows.look_at(text, state.given.get("speaker", ""), state.look))
+
+
+def _usable(found: rows.Data) -> rows.Data:
+    """`found`, unless so many of its rows are bad that leaving them out would hide what is wrong."""
     if found.bad > MANY_BAD * found.read:
         what = f"{found.bad:,} of {found.read:,} rows of {found.source} cannot be used, the first {found.first_bad}"
         raise PlanError(Problem(what, hint="tune data inspect says what is wrong with them"))
@@ -221,7 +225,7 @@ def _eval(state: State, text: str) -> float | str | None:
         if count is not None and round(count * share) < 1:
             raise UsageError(Problem(f"{share * 100:g} % of {count} rows is none", hint="none, or a file of your own"))
         return round(share, 6)
-    other = rows.look_at(text, state.given.get("speaker", ""), state.look)
+    other = _usable(rows.look_at(text, state.given.get("speaker", ""), state.look))
     kinds = {other.kind, state.data.kind} - {""}
     if "text" in kinds and len(kinds) > 1:
         raise UsageError(

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from nothing_tune.cli.init import by_bytes, fit, offers
-from nothing_tune.cli.init.data import Data
+from nothing_tune.cli.init.data import Data, look_at
 from nothing_tune.cli.init.look import Gpu
 from nothing_tune.cli.init.state import State, facts, knobs, steps
 from nothing_tune.data.rows import enough
@@ -87,8 +87,16 @@ def _change(word: str, why: str) -> Setting:
     return Setting(key, read_value(value), why)
 
 
+def _read(state: State) -> Data:
+    """The training data, with what is bad in an evaluation source of its own."""
+    other = state.values["eval"]
+    if not isinstance(other, str):
+        return state.data
+    return state.data.with_other(look_at(other, state.given.get("speaker", ""), state.look))
+
+
 def _warnings(state: State, found: Forecast) -> Iterator[Problem]:
-    data = state.data
+    data = _read(state)
     if data.bad:
         yield Problem(
             f"{data.told_bad} and will be left out, the first {data.first_bad}",
@@ -217,9 +225,10 @@ def _settings(state: State, folder: Path, below: dict[str, Any]) -> list[Setting
     needed = fit.musts(model, state.method)
     out += [m for m in needed if m.key.startswith("model.") and lookup(below, m.key) != "flash_attention_2"]
     out.append(Setting("data.train", placed(data.source), data.told, kept=True))
-    if data.bad:
-        left_out = f"{data.told_bad} and left out, the first {data.first_bad}"
-        out.append(Setting("data.max_bad_rows", _share_of_bad(data), left_out))
+    read = _read(state)
+    if read.bad:
+        left_out = f"{read.told_bad} and left out, the first {read.first_bad}"
+        out.append(Setting("data.max_bad_rows", _share_of_bad(read), left_out))
     if data.columns:
         out.append(Setting("data.columns", dict(data.columns), "the format's column: the file's"))
     if data.format == "transcript":
