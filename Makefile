@@ -33,7 +33,7 @@ test: test-light test-engine ## all tests but the slow ones (minutes)
 
 test-light: $(STAMP) ## tests that never import torch (seconds)
 	@echo "Light tests: recipes, plans, commands, documents. Under 30 seconds."
-	@$(PYTEST) -q -n 3 -m "not engine and not slow and not gpu" $(ARGS)
+	@$(PYTEST) -q -n 2 -m "not engine and not slow and not gpu" $(ARGS)
 
 test-engine: $(STAMP) ## tests that train the small model (minutes)
 	@echo "Engine tests: real training of the small model on the CPU. Some minutes."

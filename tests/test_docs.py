@@ -86,6 +86,7 @@ def test_blocks_are_seen() -> None:
     assert {b.how for b in ALL} == {"", "train", "dry"}
 
 
+@pytest.mark.engine  # takes seconds
 @pytest.mark.parametrize("block", LIGHT, ids=str)
 def test_light_commands_say_what_is_shown(block: Block, tmp_path: Path) -> None:
     for command, shown in block.commands:

@@ -16,6 +16,8 @@ import pytest
 from nothing_tune.cli.data import mix
 from nothing_tune.data import files
 
+pytestmark = pytest.mark.engine  # nothing heavy is imported, but it takes seconds
+
 
 def pairs(name: str, count: int, **columns: Callable[[int], Any]) -> None:
     made = [

@@ -204,6 +204,7 @@ def test_json_has_all_of_the_page(tune: Callable[..., Any]) -> None:
     assert data["upstream"]["doc"].startswith("Whether to use bfloat16")
 
 
+@pytest.mark.engine  # takes seconds
 def test_every_page_fits_and_has_its_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = load_recipe("marco", gpu="l4")
     variant = Variant("marco", recipe, make_plan(recipe))

@@ -68,6 +68,7 @@ def test_a_dry_run_says_what_would_be_asked_and_makes_nothing(
     assert sorted(p.name for p in tmp_path.iterdir()) == before
 
 
+@pytest.mark.engine  # takes seconds
 def test_the_sample_that_ships_is_named_where_there_are_no_prompts_yet(tune: Callable[..., Output]) -> None:
     said = tune("data", "generate", "marco", "--dry-run")
     assert said.code == 2

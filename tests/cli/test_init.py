@@ -131,6 +131,7 @@ RANGES = (
 )
 
 
+@pytest.mark.engine  # takes seconds
 def test_what_is_wrong_is_said(tune: Callable[..., Any], folder: Path) -> None:
     before = sorted(p.name for p in folder.iterdir())
     for line, code, what, hint in WRONG:
@@ -184,6 +185,7 @@ def test_the_recipe_is_written_and_used(tune: Callable[..., Any], folder: Path) 
     assert [p.name for p in folder.iterdir() if p.name.startswith(".")] == []
 
 
+@pytest.mark.engine  # takes seconds
 def test_methods_and_kinds_of_data(tune: Callable[..., Any], folder: Path) -> None:
     for words, told in (
         ("rows.jsonl --method lora --gpu l4", {"peft.r": 8, "training.per_device_train_batch_size": 8}),
@@ -425,6 +427,7 @@ class Terminal:
         os.close(self.leader)
 
 
+@pytest.mark.engine  # takes seconds
 def test_the_wizard(folder: Path) -> None:
     """Once through: an explanation, `back`, a bad value and its message, a change in the review, and the file."""
     with Terminal("--gpu", "cpu") as terminal:
@@ -459,6 +462,7 @@ def test_the_wizard(folder: Path) -> None:
     assert (recipe.get("peft.r"), recipe.get("quantization"), recipe.get("data.eval")) == (32, None, 0.2)
 
 
+@pytest.mark.engine  # takes seconds
 def test_leaving_leaves_nothing(folder: Path) -> None:
     before = sorted(p.name for p in folder.iterdir())
     with Terminal() as terminal:

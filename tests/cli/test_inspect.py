@@ -22,6 +22,8 @@ from nothing_tune.cli.data import drawing, examples, inspect, page
 from nothing_tune.cli.view import View, data, rows_used
 from nothing_tune.launchers import local
 
+pytestmark = pytest.mark.engine  # nothing heavy is imported, but it takes seconds
+
 JOB = """
 import json, sys, time
 asked = json.loads(sys.stdin.readline())

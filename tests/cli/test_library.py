@@ -14,6 +14,8 @@ import pytest
 
 from nothing_tune.recipe.library import names
 
+pytestmark = pytest.mark.engine  # nothing heavy is imported, but it takes seconds
+
 
 @pytest.mark.parametrize("kind", ["recipes", "gpus", "methods", "quantization", "scenarios", "models"])
 def test_list_kind(tune: Callable[..., Any], kind: str) -> None:

@@ -20,6 +20,8 @@ from nothing_tune.cli import live
 from nothing_tune.cli.console import Ink
 from nothing_tune.cli.view import View, bar, batch, figures, length, method, plain_line, precision
 
+pytestmark = pytest.mark.engine  # nothing heavy is imported, but it takes seconds
+
 ID = "20261120-214500-demo-l4-9f3a"
 HEADER = f"""\
 demo  {ID}

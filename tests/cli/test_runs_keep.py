@@ -16,6 +16,8 @@ from nothing_tune.cli import console
 from nothing_tune.cli.runs import fork, pin, rm
 from tests.run.support import flip, prepared, save
 
+pytestmark = pytest.mark.engine  # nothing heavy is imported, but it takes seconds
+
 
 @pytest.fixture
 def run(tmp_path: Path) -> Run:

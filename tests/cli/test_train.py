@@ -20,6 +20,8 @@ from nothing_tune.artifacts import Run, write_json
 from nothing_tune.launchers import local
 from tests.cli.conftest import PLAN
 
+pytestmark = pytest.mark.engine  # nothing heavy is imported, but it takes seconds
+
 RECIPE = """\
 layers: [base/qlora, methods/qlora, models/nano]
 name: tiny

@@ -61,6 +61,7 @@ def test_numbers() -> None:
     assert refused(f"a: {'9' * 100_000}").startswith("error: a: !!int is not a value of a recipe\n")
 
 
+@pytest.mark.engine  # takes seconds
 @pytest.mark.parametrize("times", [1, 10])
 def test_references(times: int, tmp_path: Path) -> None:
     """Ten references to ten references unfold without end, and a chain of one each is longer than anyone writes."""

@@ -68,6 +68,7 @@ def test_what_is_wrong_by_itself_meets_no_rule() -> None:
     assert all("must be" in line for line in told)
 
 
+@pytest.mark.engine  # takes seconds
 @pytest.mark.parametrize(
     "junk",
     [

@@ -17,6 +17,8 @@ from nothing_tune.errors import Busy, ResumeRefused, UsageError
 from nothing_tune.plan import make_plan
 from nothing_tune.recipe import load_recipe
 
+pytestmark = pytest.mark.engine  # nothing heavy is imported, but it takes seconds
+
 RECIPE = """\
 layers: [methods/qlora, models/nano]
 name: tiny
