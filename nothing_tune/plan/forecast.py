@@ -237,14 +237,13 @@ def _prices(
     return prices(providers, str(plan.gpu.get("name")), hours, plan.world_size, plan.values, machine.today)
 
 
-def batch(plan: Plan, rows: Rows, config: Mapping[str, Any] | None = None) -> tuple[int, int]:
+def batch(plan: Plan, rows: Rows, context: int | None) -> tuple[int, int]:
     """`(rows, tokens)` of the longest batch that the data can produce, as far as it is known.
 
-    Without the rows' lengths that is `max_length`; without a `max_length` what the model can read.
+    Without the rows' lengths that is `max_length`; without a `max_length` the `context` that the model can read.
     """
     micro = memories.rows_at_once(plan, rows)
     limit = plan.values.get("training", {}).get("max_length") or plan.training.get("max_length")
-    context = (config or {}).get("max_position_embeddings")
     return micro, int(rows.longest or limit or context or 1024)
 
 
@@ -254,14 +253,14 @@ def _shape(config: Mapping[str, Any] | None, source: str) -> tuple[Shape | None,
     try:
         return shape(config), ""
     except Unlisted as error:
-        return None, f"{error}; --simulate can tell"
+        return None, f"{error}; --simulate may tell"
 
 
 def _memory(
     plan: Plan, rows: Rows, known: Shape | None, simulated: Estimate | None, machine: Machine
 ) -> tuple[Memory | None, str]:
     """`(memory, why there is none)`."""
-    micro, length = batch(plan, rows)
+    micro, length = batch(plan, rows, known.context if known else None)
     longest, typical, holds = simulated, None, None
     changes: Sequence[Change] = ()
     if known is not None:
@@ -274,7 +273,7 @@ def _memory(
             changes = memories.changes(known, plan, rows) if plan.gpu.get("kind", "cuda") == "cuda" else ()
         except Unlisted as error:
             if simulated is None:
-                return None, f"{error}; --simulate can tell"
+                return None, f"{error}; --simulate may tell"
     assert longest is not None
     usable = memories.usable(plan.gpu) if plan.gpu.get("kind", "cuda") == "cuda" else machine.host_memory
     verdict = CANNOT_TELL if usable is None else FITS if longest.peak <= usable else DOES_NOT_FIT

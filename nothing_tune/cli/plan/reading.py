@@ -53,7 +53,7 @@ def simulated(found: Forecast, quiet: bool) -> Estimate:
 
     plan = found.plan
     config, _ = config_of(plan)
-    rows, length = batch(plan, found.rows, config)
+    rows, length = batch(plan, found.rows, (config or {}).get("max_position_embeddings"))
     line = Progress(quiet)
     with job(["simulate"], "the simulation") as running:
         running.send(

@@ -7,8 +7,6 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 OK, WARN, FAIL, SKIP = "ok", "warn", "fail", "skip"
-STATUSES = (FAIL, WARN, OK, SKIP)
-"""From what matters most to what matters least."""
 
 
 @dataclass(frozen=True)
