@@ -14,13 +14,16 @@ import ctypes
 import faulthandler
 import os
 import re
+import shutil
 import signal
 import socket
 import sys
+import tempfile
 import threading
 import time
 import traceback
 from collections.abc import Iterator
+from multiprocessing import process, util
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -47,6 +50,8 @@ ENVIRONMENT = {
     "TRANSFORMERS_VERBOSITY": "warning",
 }
 """Set unless the user has set them. Nothing is reported to anyone whom the recipe does not name."""
+SOCKET_PATH = 107
+"""Bytes that the path of a socket may have."""
 ORPHAN_S = 120.0
 """Seconds that a worker has for saving after its supervisor is gone; then it is killed, wherever it hangs."""
 _ENV = re.compile(r"\$\{oc\.env:\s*([A-Za-z_]\w*)\s*(?:,([^}]*))?\}")
@@ -211,10 +216,29 @@ def with_environment(plan: dict[str, Any]) -> dict[str, Any]:
     return {**plan, "model": walk(plan.get("model")), "data": walk(plan.get("data"))}
 
 
+def short_sockets() -> str:
+    """Gives the processes that load data a short folder for their sockets where the usual one is too long; returns the folder.
+
+    A socket's path has at most 107 bytes (unix(7)). Beyond it multiprocessing drops the batch that a loading process wanted to
+    hand over, and the training waits for it forever (Python 3.11 to 3.13, `multiprocessing.connection.arbitrary_address`).
+    """
+    usual = tempfile.gettempdir()
+    if len(os.fsencode(usual)) + len("/pymp-xxxxxxxx/listener-xxxxxxxx") <= SOCKET_PATH:
+        return usual
+    for root in ("/tmp", "/var/tmp", "/dev/shm"):
+        with contextlib.suppress(OSError):
+            folder = tempfile.mkdtemp(prefix="tune-", dir=root)
+            util.Finalize(None, shutil.rmtree, args=(folder, True), exitpriority=-100)
+            process.current_process()._config["tempdir"] = folder  # type: ignore[attr-defined]
+            return folder
+    return usual
+
+
 def prepare_environment(plan: Plan, journal: Journal) -> None:
     """Sets what libraries read at import, and shows exactly one GPU to a run that trains in one process."""
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+    short_sockets()
     if goes_offline(plan):
         journal.warn("the Hugging Face hub cannot be reached", "what is in the local cache is used")
     if plan.training.get("use_cpu"):

@@ -58,7 +58,7 @@ def off(kind: str, method: str, batch: tuple[int, int], checkpointing: bool) -> 
 
 
 def test_some_of_the_grid() -> None:
-    cases = [("llama", "qlora"), ("qwen2", "lora"), ("mistral", "full"), ("gemma2", "qlora"), ("granite", "dora")]
+    cases = [("mistral", "qlora"), ("phi3", "lora"), ("granite", "full")]
     errors = [off(kind, method, BATCHES[n % 2], bool(n % 2)) for n, (kind, method) in enumerate(cases)]
     assert max(map(abs, errors)) < 0.10, errors
     assert statistics.median(map(abs, errors)) < 0.05, errors

@@ -258,17 +258,21 @@ def test_large_data_is_sampled_with_its_longest_rows(here: Path, monkeypatch: py
 
 
 def command(folder: Path, *arguments: str) -> subprocess.Popen[str]:
-    """`tune train --rehearse` as a process, with temporary files in `folder`/tmp."""
-    (folder / "tmp").mkdir(exist_ok=True)
-    env = {**os.environ, "TMPDIR": str(folder / "tmp"), "COLUMNS": "100", "TUNE_RUNS_DIR": str(folder / "runs"),
+    """`tune train --rehearse` as a process, with temporary files in a folder whose path no socket may have."""
+    temporary(folder).mkdir(exist_ok=True)
+    env = {**os.environ, "TMPDIR": str(temporary(folder)), "COLUMNS": "100", "TUNE_RUNS_DIR": str(folder / "runs"),
            "PYTHONPATH": str(Path(__file__).parents[2]), "TUNE_CACHE_DIR": str(folder / "cache")}  # fmt: skip
     words = [sys.executable, "-m", "nothing_tune", "train", *arguments, "--rehearse"]
     return subprocess.Popen(words, cwd=folder, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
+def temporary(folder: Path) -> Path:
+    return folder / "tmp".ljust(max(108 - len(str(folder)), 3), "p")
+
+
 def left(folder: Path) -> list[str]:
     """What rehearsals left behind."""
-    return [p.name for p in (folder / "tmp").iterdir() if p.name.startswith("tune-")]
+    return [p.name for p in temporary(folder).iterdir() if p.name.startswith("tune-")]
 
 
 def test_the_command_and_that_nothing_stays(tmp_path: Path) -> None:

@@ -116,6 +116,7 @@ print(json.dumps({"counted": ledger.peak - ledger.restarted, "grown": status("Vm
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 def test_a_process_grows_by_what_is_counted() -> None:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "MALLOC_MMAP_THRESHOLD_": "65536"}
@@ -171,6 +172,7 @@ def test_terms_of_full_training_are_those_of_its_types() -> None:
     assert "paged optimizer states are left out" in paged["notes"][0]
 
 
+@pytest.mark.slow
 def test_full_logits_packing_padding_and_supervision() -> None:
     large = config(vocab_size=32768)
     installed, full = peak(plan(), large, rows=8), peak(plan(), large, rows=8, loss="full")

@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -736,3 +737,17 @@ def test_a_damaged_file_stops_no_resume_either(make_run: MakeRun, name: str) -> 
     (run.path / name).write_text("{torn")
     assert run.state() == "lost"
     assert resume(run) == run
+
+
+def test_sockets_of_loading_processes_have_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A long TMPDIR once made training with loading processes wait forever."""
+    from multiprocessing import process, util
+
+    monkeypatch.setattr(process.current_process(), "_config", {})
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / ("x" * 80)))
+    folder = worker.short_sockets()
+    assert len(f"{util.get_temp_dir()}/listener-xxxxxxxx") <= 107
+    assert util.get_temp_dir() == folder
+    shutil.rmtree(folder)
+    monkeypatch.setattr(tempfile, "tempdir", "/tmp")
+    assert worker.short_sockets() == "/tmp"

@@ -193,6 +193,7 @@ def test_parameters_are_those_of_the_model(family: str) -> None:
     assert seen == 6
 
 
+@pytest.mark.slow
 @pytest.mark.engine
 @pytest.mark.parametrize(
     "family", ["llama", "qwen2", "phi", "phi3", "gpt_neox", "gemma2", "qwen2_moe", "qwen3_moe", "mixtral"]
@@ -266,6 +267,7 @@ def kept_by_autograd(family: str, attention: str, dtype: str, lora: bool) -> tup
     return sum(s.nbytes() for s in found.values()), sum(mine.values())
 
 
+@pytest.mark.slow
 @pytest.mark.engine
 @pytest.mark.parametrize(
     "family",
