@@ -106,7 +106,9 @@ def test_make_targets_exist(block: Block) -> None:
 
 
 @pytest.mark.engine
-@pytest.mark.parametrize("block", HEAVY, ids=str)
+@pytest.mark.parametrize(
+    "block", [b if b.page == "README.md" else pytest.param(b, marks=pytest.mark.slow) for b in HEAVY], ids=str
+)
 def test_commands_that_train(block: Block, tmp_path: Path) -> None:
     """As written in a clone, but two steps long and on the CPU, whatever GPU is here."""
     (tmp_path / "recipes").symlink_to(ROOT / "recipes")

@@ -35,6 +35,9 @@ RECIPES = {
     "templates/high-quality-7b": "high_quality_7b",
 }
 
+LONG = ("templates/", "function-calling")
+"""Recipes that take half a minute or more; make test-full has them."""
+
 
 def test_every_script_belongs_to_a_recipe_and_stands_alone() -> None:
     scripts = sorted(PLAIN.glob("*.py"))
@@ -43,7 +46,9 @@ def test_every_script_belongs_to_a_recipe_and_stands_alone() -> None:
 
 
 @pytest.mark.parametrize("steps", STEPS)
-@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize(
+    "recipe", [pytest.param(r, marks=pytest.mark.slow) if r.startswith(LONG) else r for r in RECIPES]
+)
 def test_tune_trains_what_plain_trl_trains(recipe: str, steps: int, tmp_path: Path) -> None:
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
     plain = tmp_path / "plain"
