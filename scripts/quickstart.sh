@@ -43,5 +43,7 @@ What now? First, in this shell: source .venv/bin/activate
   tune runs show latest                     everything about the run
   tune show-config quickstart --why         every value, and the line that set it
   tune list                                 the other recipes
+  tune plan nothing-gpt --rows 13482 --fits which GPU would do for another one, and what it costs
+  tune init                                 a recipe for your own data
   tune train nothing-gpt --with models/nano another recipe, rehearsed on this machine
 TEXT
