@@ -1,4 +1,4 @@
-"""What GPU this machine has, asked from the driver (NVML) in milliseconds, without torch."""
+"""What this machine has: its GPU, asked from the driver (NVML) in milliseconds without torch, and its memory."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 import platform
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 
 @dataclass(frozen=True)
@@ -55,3 +56,13 @@ def find_gpu() -> Gpu | None:
 def has_mps() -> bool:
     """True on Macs with Apple silicon, whose GPU PyTorch reaches by MPS."""
     return sys.platform == "darwin" and platform.machine() == "arm64"
+
+
+def host_memory() -> tuple[int | None, int | None]:
+    """`(all, free for programs)` of this machine's memory in bytes; None where the system does not say so."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return None, None
+    known = {name: int(rest.split()[0]) * 1024 for name, _, rest in (line.partition(":") for line in lines) if rest}
+    return known.get("MemTotal"), known.get("MemAvailable")

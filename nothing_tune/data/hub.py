@@ -35,6 +35,11 @@ def reachable(timeout_s: float = 5.0) -> bool:
     return True
 
 
+def offline() -> bool:
+    """Whether the user has told the hub's libraries to use the local cache alone (HF_HUB_OFFLINE, as they read it)."""
+    return os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on")
+
+
 def home() -> Path:
     """Where the hub's own libraries keep token and cache: HF_HOME, else huggingface/ in XDG_CACHE_HOME or ~/.cache."""
     given = os.environ.get("HF_HOME")

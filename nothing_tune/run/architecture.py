@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -49,13 +50,18 @@ def _facts(plan: Plan) -> dict[str, Any] | None:
     named, told = plan.why.get("model.name_or_path", ""), plan.why.get("model.facts.hidden_size", "")
     if named.split(" (")[0] != told.split(" (")[0]:
         return None
+    return as_config(facts)
+
+
+def as_config(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """`model.facts` in the words of config.json."""
     kind = str(facts.get("architecture", ""))
-    config = {key: value for key, value in facts.items() if key not in ABOUT}
-    return {"model_type": kind.removesuffix("ForCausalLM").lower(), "architectures": [kind], **config}
+    kept = {key: value for key, value in facts.items() if key not in ABOUT}
+    return {"model_type": kind.removesuffix("ForCausalLM").lower(), "architectures": [kind], **kept}
 
 
 def _fetched(name: str, revision: Any) -> tuple[dict[str, Any] | None, str]:
-    if os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on"):
+    if hub.offline():
         return None, f"{name} is not in the local cache, and HF_HUB_OFFLINE is set"
     if not hub.reachable(REACH_S):
         return None, f"{name} is not in the local cache, and huggingface.co cannot be reached"

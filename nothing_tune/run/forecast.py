@@ -15,6 +15,7 @@ from nothing_tune.data.duplicates import Seen
 from nothing_tune.data.mixture import choose
 from nothing_tune.data.rows import Ledger, stream, too_many
 from nothing_tune.data.splits import Splitter
+from nothing_tune.discovery import host_memory
 from nothing_tune.plan import Plan
 from nothing_tune.plan import forecast as forecasts
 from nothing_tune.plan.forecast import Forecast, Machine
@@ -56,7 +57,7 @@ def machine(runs: Path) -> Machine:
     folder = runs.absolute()
     while not folder.is_dir():
         folder = folder.parent
-    return Machine(shutil.disk_usage(folder).free, _cpus(), _host_memory(), time.strftime("%Y-%m-%d"))
+    return Machine(shutil.disk_usage(folder).free, _cpus(), host_memory()[1], time.strftime("%Y-%m-%d"))
 
 
 def model_here(plan: Plan) -> bool:
@@ -64,8 +65,7 @@ def model_here(plan: Plan) -> bool:
     name = str(plan.model.get("name_or_path") or "")
     if "${" in name or Path(name).expanduser().is_dir() or hub.cached_config(name) is not None:
         return True
-    offline = os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on")
-    return not offline and hub.reachable(REACH_S)
+    return not hub.offline() and hub.reachable(REACH_S)
 
 
 def given(count: int, plan: Plan) -> Rows:
@@ -132,13 +132,3 @@ def _readable(plan: Plan, key: str, limit: int | None) -> bool:
 
 def _cpus() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _host_memory() -> int | None:
-    """Bytes of memory that are free for programs here; None where the system does not say so."""
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-    except OSError:
-        return None
-    found = [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]
-    return found[0] if found else None

@@ -352,7 +352,7 @@ def test_limits_and_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     (tmp_path / "memory.max").write_text(f"{3 << 30}\n")
     (tmp_path / "memory.current").write_text(f"{2 << 30}\n")
     monkeypatch.setattr(storage, "CGROUPS", tmp_path)
-    monkeypatch.setattr(storage, "_meminfo", lambda: (64 << 30, 60 << 30))
+    monkeypatch.setattr(storage, "host_memory", lambda: (64 << 30, 60 << 30))
     found = storage.memory()
     assert (found.status, found.what) == (
         "warn",

@@ -73,6 +73,7 @@ def library_models() -> dict[str, Model]:
     """The models of the library by their short names."""
     from nothing_tune.recipe.library import library_root, names
     from nothing_tune.recipe.reader import read_file
+    from nothing_tune.run.architecture import as_config
 
     out = {}
     for name in names("models"):
@@ -80,7 +81,7 @@ def library_models() -> dict[str, Model]:
         told = read_file(path)[0].get("model") or {}
         folder = path.parent / str(told.get("name_or_path"))
         facts = told.get("facts")
-        config = _config(folder) if folder.is_dir() else _as_config(facts) if isinstance(facts, dict) else None
+        config = _config(folder) if folder.is_dir() else as_config(facts) if isinstance(facts, dict) else None
         comment = " ".join(line for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("#"))
         template = _template(folder) if folder.is_dir() else "without a chat template" not in comment
         out[name] = Model(
@@ -181,13 +182,6 @@ def _broken(path: Path) -> str:
         reason = getattr(error, "strerror", None) or "it is no UTF-8"
         return f"{path} cannot be read: {reason}"
     return "" if isinstance(value, dict) else f"{path} holds no JSON object"
-
-
-def _as_config(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """The library's facts in the words of config.json."""
-    kind = str(facts.get("architecture", ""))
-    kept = {k: v for k, v in facts.items() if k not in ("source", "as_of", "architecture")}
-    return {"model_type": kind.removesuffix("ForCausalLM").lower(), "architectures": [kind], **kept}
 
 
 def _template(folder: Path) -> bool:

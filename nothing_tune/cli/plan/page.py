@@ -14,8 +14,8 @@ from nothing_tune.plan.cost import Cost
 from nothing_tune.plan.forecast import CANNOT_TELL, DOES_NOT_FIT, FITS, Forecast, Memory
 from nothing_tune.plan.maths import Every, Maths
 from nothing_tune.plan.memory import Estimate
+from nothing_tune.plan.memory.notes import gib
 
-GIB = 1 << 30
 TERMS = {
     "weights": "weights",
     "adapters": "adapters",
@@ -95,12 +95,6 @@ def _assumed(forecast: Forecast) -> str:
     if _known(forecast) or forecast.memory is None:
         return ""
     return f", with rows of {forecast.memory.longest.length:,} tokens"
-
-
-def gib(count: float) -> str:
-    """Bytes in GiB, with one place; in MiB below 1 GiB."""
-    value = count / GIB
-    return f"{value:.1f} GiB" if value >= 0.95 else f"{count / (1 << 20):.0f} MiB"
 
 
 def _title(name: str, about: str, paint: Ink) -> str:

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 
 from nothing_tune.cli import console
 from nothing_tune.cli.console import Ink
-from nothing_tune.cli.plan.page import gib, hours, nothing_fits
+from nothing_tune.cli.plan.page import hours, nothing_fits
 from nothing_tune.errors import TuneError
 from nothing_tune.plan.cost import Cost
 from nothing_tune.plan.forecast import DOES_NOT_FIT, FITS, Forecast
+from nothing_tune.plan.memory.notes import gib
 
 Found = tuple[str, Forecast | None, TuneError | None]
 """A GPU's name, its forecast, and where there is none, why the recipe cannot be planned for it."""

@@ -92,7 +92,8 @@ def _parent(parent: dict[str, Any]) -> str:
 
 def _planned(forecast: dict[str, Any]) -> str:
     """`120 steps, 5.6 GiB, 4.1 h (2.9 h to 6.5 h)`: what was told before the start; empty where nothing was."""
-    from nothing_tune.cli.plan.page import gib, hours
+    from nothing_tune.cli.plan.page import hours
+    from nothing_tune.plan.memory.notes import gib
 
     maths, memory = (forecast.get(key) or {} for key in ("maths", "memory"))
     parts = []

@@ -14,12 +14,12 @@ from nothing_tune.plan.advice.facts import (
     batch_of,
     batch_words,
     count,
-    gib,
     many,
     percent,
 )
 from nothing_tune.plan.advice.memory import fills, frees, room
 from nothing_tune.plan.batch import ACCUMULATION, MICRO
+from nothing_tune.plan.memory.notes import gib
 
 SMALLEST, USUAL, LARGEST = 8, 16, 32
 """Rows of a step. Nothing-GPT: not below 8, 16 is used, 32 is smoother but slower; Marco: 8 to 16 is best, above 32 converges slower."""

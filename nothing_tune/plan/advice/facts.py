@@ -235,12 +235,6 @@ def number(value: float) -> str:
     return f"{value:.4g}"
 
 
-def gib(size: float) -> str:
-    """`2.1 GiB`, of 2^30 bytes; in MiB below 1 GiB."""
-    value = size / 2**30
-    return f"{value:.1f} GiB" if value >= 0.95 else f"{size / 2**20:.0f} MiB"
-
-
 def neat(value: float) -> int:
     """`value` rounded down to two digits, at least 1: 843 is 840."""
     digits = 10 ** max(0, math.floor(math.log10(max(value, 1))) - 1)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from nothing_tune.plan import memory as memories
-from nothing_tune.plan.advice.facts import CALLING, MARCO, OURS, STUDIO, Advice, Facts, Rule, gib, percent
+from nothing_tune.plan.advice.facts import CALLING, MARCO, OURS, STUDIO, Advice, Facts, Rule, percent
 from nothing_tune.plan.memory import Estimate
+from nothing_tune.plan.memory.notes import gib
 
 SAFE = 0.9
 """Of the usable memory: batches differ, and the allocator leaves gaps."""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from nothing_tune.plan.advice.facts import MARCO, OURS, Advice, Facts, Rule, count, gib
+from nothing_tune.plan.advice.facts import MARCO, OURS, Advice, Facts, Rule, count
 from nothing_tune.plan.kwargs import DEFAULT_KEEP
+from nothing_tune.plan.memory.notes import gib
 
 MOST_LOST_H = 1.0
 KEEP, LIMIT, MINUTES = "checkpoint.keep", "training.save_total_limit", "checkpoint.max_loss_minutes"

@@ -18,6 +18,7 @@ from nothing_tune.artifacts import fsync_dir, runs_root
 from nothing_tune.artifacts.attempts import NO_LOCKS
 from nothing_tune.artifacts.files import cache_root
 from nothing_tune.data import hub
+from nothing_tune.discovery import host_memory
 from nothing_tune.run.doctor.finding import FAIL, OK, SKIP, WARN, Finding, gib
 
 STORAGE, MEMORY = "storage", "machine"
@@ -39,7 +40,7 @@ CGROUPS = Path("/sys/fs/cgroup")
 
 def memory() -> Finding:
     """Host memory, or the container's share of it."""
-    total, free = _meminfo()
+    total, free = host_memory()
     if total is None:
         with contextlib.suppress(ValueError, OSError):
             total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
@@ -55,15 +56,6 @@ def memory() -> Finding:
         cure = "close other programs, or give the machine more: ps aux --sort=-rss | head shows who has it"
         return Finding(MEMORY, "memory", WARN, f"{what}: too little to load most models", cure)
     return Finding(MEMORY, "memory", OK, f"{what}; {os.cpu_count() or 1} CPUs")
-
-
-def _meminfo() -> tuple[int | None, int | None]:
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-    except OSError:
-        return None, None
-    known = {name: int(rest.split()[0]) * 1024 for name, _, rest in (line.partition(":") for line in lines) if rest}
-    return known.get("MemTotal"), known.get("MemAvailable")
 
 
 def _cgroup() -> tuple[int | None, int | None]:
