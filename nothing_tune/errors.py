@@ -6,6 +6,7 @@
     ├── PlanError                 3   the plan is impossible: it does not fit, or cannot train
     ├── LaunchError               4   the engine could not be started
     ├── RunError                  5   the run failed
+    ├── ProofFailed               7   an export is not what was trained
     ├── ResumeRefused            65   data, recipe or versions are not those of the run
     ├── Diverged                 70   loss or gradients are no longer finite
     ├── OutOfMemory              71   out of memory, after every retry
@@ -107,6 +108,12 @@ class RunError(TuneError):
     """The run failed for a reason that is none of the others."""
 
     exit_code = 5
+
+
+class ProofFailed(TuneError):
+    """An export is not what was trained, or that could not be proved."""
+
+    exit_code = 7
 
 
 class ResumeRefused(TuneError):

@@ -16,6 +16,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("data",),
     ("recipe",),
     ("plan",),
+    ("outputs",),
     ("run", "engine"),
     ("cli",),
 )

@@ -31,7 +31,12 @@ COMMANDS = {
     "watch": "Shows a run that goes on, or how one ended.",
     "stop": "Stops a run after its current step, with a checkpoint to continue from.",
     "runs": "Lists the runs, newest first; `runs show` tells everything about one.",
-    "chat": "Talks to the model that a run has trained.",
+    "compare": "Shows side by side what differs between runs, and how they ended.",
+    "report": "Writes all about a run into one HTML file.",
+    "chat": "Talks to the model that a run has trained, or to an exported one.",
+    "serve": "Serves a run's model as an OpenAI-compatible endpoint.",
+    "eval": "Measures what a run has learned, beside its base model.",
+    "export": "Makes what others can load: adapter, merged model, GGUF; and proves that it is what was trained.",
     "doctor": "Looks at this machine, or at a run, and says what is wrong and what to do.",
 }
 """Command -> its help, in the order of the flow. The command itself is `command` in the module of that name."""

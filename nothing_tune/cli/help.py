@@ -20,6 +20,7 @@ EXIT_CODES = {
     4: "the engine could not be started",
     5: "the run failed",
     6: "the plan cannot tell",
+    7: "an export's proof failed",
     65: "resume refused: data, recipe or versions changed",
     70: "diverged: the loss is no longer finite",
     71: "out of memory, after every retry",

@@ -4,6 +4,8 @@
 `python -m nothing_tune.engine inspect` looks at the rows of a plan, see `inspect`;
 `python -m nothing_tune.engine simulate` runs a step on fake tensors to know its memory, see `simulate`;
 `python -m nothing_tune.engine generate` makes rows with a generator, see `generate.job`;
+`python -m nothing_tune.engine export` makes and proves what leaves a run, see `export`;
+`python -m nothing_tune.engine evaluate` measures a model on rows and tasks, see `evaluate`;
 `python -m nothing_tune.engine probe` tries the libraries, see `probe`.
 """
 
@@ -44,6 +46,14 @@ def main(arguments: list[str]) -> int:
         from nothing_tune.engine import rehearse
 
         return rehearse.main()
+    if arguments == ["export"]:
+        from nothing_tune.engine import export
+
+        return export.main()
+    if arguments == ["evaluate"]:
+        from nothing_tune.engine import evaluate
+
+        return evaluate.main()
     if arguments == ["probe"]:
         from nothing_tune.engine import probe
 
