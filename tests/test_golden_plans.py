@@ -32,6 +32,7 @@ def compiled(recipe: str, gpu: str) -> dict[str, Any]:
     except TuneError as error:
         return {"no plan": [p.what for p in error.problems]}
     parts = {key: plan[key] for key in SECTIONS} | {"trainable_dtype": plan["trainable_dtype"]}
+    parts["export"] = plan["values"]["export"]
     return {key: _portable(value) for key, value in leaves(parts).items()}
 
 

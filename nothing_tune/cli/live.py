@@ -126,6 +126,7 @@ def follow(
     alive: Callable[[], bool] | None = None,
     quiet: bool = False,
     presses: list[int] | None = None,
+    lingers: bool = False,
 ) -> int:
     """Shows `run` until it ends, and returns the exit code of its result.
 
@@ -135,6 +136,7 @@ def follow(
         alive: Whether an engine holds the run on this machine.
         quiet: Shows nothing; for `--json`.
         presses: What `caught` gave, where the caller catches Ctrl-C since before the engine was started.
+        lingers: Whether the engine has something to do after the run is done.
     """
     view = View()
     offset = _catch_up(run, view)
@@ -144,7 +146,7 @@ def follow(
         code = _loop(run, view, offset, process, interrupt, alive, quiet, pressed)
     if code is not None:
         return code
-    if process is not None:
+    if process is not None and not lingers:
         with contextlib.suppress(TimeoutExpired):  # so that the next command finds the run free
             process.wait(RELEASE_S)
     result = run.result() or {}

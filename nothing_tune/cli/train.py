@@ -18,9 +18,10 @@ EXAMPLES = (
     ("tune train nothing-gpt --gpu l4 --scenario debug --dry-run", "what would happen, without doing it"),
     ("tune train marco --with models/nano", "rehearse a recipe on its sample, on a CPU"),
     ("tune train --model ORG/NAME --data rows.jsonl --method lora", "without a recipe"),
+    ("tune train function-calling --max-samples 1000 --merge --gguf q4_k_m", "and make of it what others can load"),
     ("tune train quickstart --name nightly --continue --deadline 23h50m", "start, or go on where it stopped"),
 )
-EXITS = RUNNING
+EXITS = (*RUNNING[:5], 7, *RUNNING[5:])
 
 
 def command(
@@ -38,6 +39,18 @@ def command(
     ] = None,
     max_steps: Annotated[
         int | None, typer.Option("--max-steps", metavar="N", min=1, help="Stop after N steps: training.max_steps=N.")
+    ] = None,
+    merge: Annotated[
+        bool, typer.Option("--merge", help="Merge the adapter into the base at the end: export.merge=true.")
+    ] = False,
+    gguf: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--gguf",
+            metavar="TYPES",
+            help="Make GGUF files at the end, q4_k_m or q8_0,f16: export.gguf=[...].",
+            show_default=False,
+        ),
     ] = None,
     name: Annotated[
         str | None,
@@ -105,6 +118,12 @@ def command(
         overrides.append(f"data.max_samples={max_samples}")
     if max_steps is not None:
         overrides.append(f"training.max_steps={max_steps}")
+    if merge:
+        overrides.append("export.merge=true")
+    if gguf:
+        from nothing_tune.cli.export import checked
+
+        overrides.append(f"export.gguf={jsonlib.dumps(checked(','.join(gguf).split(',')))}")
     if deadline is not None:
         overrides.append(f"checkpoint.deadline={jsonlib.dumps(deadline)}")
     if drift:
@@ -174,7 +193,9 @@ def launch(run: Any, *, detach: bool, json: bool, found: Any = None) -> None:
     """
     from nothing_tune import run as runs
     from nothing_tune.cli import live
+    from nothing_tune.cli.export import following
 
+    exports = following.wanted(run)
     if detach:
         runs.start(run)
         if json:
@@ -193,11 +214,13 @@ def launch(run: Any, *, detach: bool, json: bool, found: Any = None) -> None:
             alive=lambda: runs.alive(run),
             quiet=json,
             presses=presses,
+            lingers=exports,
         )
+    result = {"run": run.id, "path": str(run.path), **(run.result() or {"state": run.state(), "exit_code": code})}
+    if exports and code == 0:
+        code, result["export"] = following.follow(run, process, quiet=json)
     if json:
-        console.out_json(
-            {"run": run.id, "path": str(run.path), **(run.result() or {"state": run.state(), "exit_code": code})}
-        )
+        console.out_json(result)
     raise typer.Exit(code)
 
 

@@ -1,6 +1,9 @@
-"""`python -m nothing_tune.engine RUN_DIR`: trains a run under a supervisor, see `supervisor`. Light: it never imports torch.
+"""`python -m nothing_tune.engine RUN_DIR`: trains a run under a supervisor, see `supervisor`, then exports what its recipe names.
 
-`python -m nothing_tune.engine chat RUN_DIR [--base]` answers messages over JSON lines, see `chat`;
+Light: it never imports torch.
+
+`python -m nothing_tune.engine chat PATH [--base] [--weights FOLDER]` answers messages over JSON lines, see `chat`;
+`python -m nothing_tune.engine serve` lays out a folder that a server can load, see `chat.served`;
 `python -m nothing_tune.engine inspect` looks at the rows of a plan, see `inspect`;
 `python -m nothing_tune.engine simulate` runs a step on fake tensors to know its memory, see `simulate`;
 `python -m nothing_tune.engine generate` makes rows with a generator, see `generate.job`;
@@ -16,20 +19,28 @@ from pathlib import Path
 
 from nothing_tune.artifacts import Run
 from nothing_tune.artifacts.attempts import hold
+from nothing_tune.engine.export.after import after
 from nothing_tune.engine.supervisor import died, supervise
 from nothing_tune.errors import TuneError
 
 __all__ = ["died", "hold", "main", "supervise"]
 
-USAGE = "usage: python -m nothing_tune.engine RUN_DIR\n       python -m nothing_tune.engine chat RUN_DIR [--base]"
+USAGE = "usage: python -m nothing_tune.engine RUN_DIR\n       python -m nothing_tune.engine chat PATH [--base] [--weights FOLDER]"
 
 
 def main(arguments: list[str]) -> int:
     """Runs the job that `arguments` name; returns the exit code."""
-    if arguments and arguments[0] == "chat" and len(arguments) in (2, 3):
+    if arguments and arguments[0] == "chat" and len(arguments) >= 2:
         from nothing_tune.engine import chat
 
-        return chat.main(Path(arguments[1]), base="--base" in arguments[2:])
+        folder = arguments[arguments.index("--weights") + 1] if "--weights" in arguments[2:-1] else None
+        return chat.main(
+            Path(arguments[1]), base="--base" in arguments[2:], weights=Path(folder).absolute() if folder else None
+        )
+    if arguments == ["serve"]:
+        from nothing_tune.engine.chat import served
+
+        return served.main()
     if arguments == ["inspect"]:
         from nothing_tune.engine import inspect
 
@@ -62,7 +73,8 @@ def main(arguments: list[str]) -> int:
         print(USAGE, file=sys.stderr)
         return 2
     try:
-        return supervise(Run(Path(arguments[0]).absolute()))
+        run = Run(Path(arguments[0]).absolute())
+        return supervise(run) or after(run)
     except TuneError as error:
         print(error, file=sys.stderr)
         return error.exit_code

@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 
 from nothing_tune.artifacts import Run, checkpoint, fsync_dir, write_json, write_text
 from nothing_tune.engine import starts
+from nothing_tune.engine.build import MOVES_BASE
 from nothing_tune.plan.model import Plan
 
 MODEL_FILES = (
@@ -67,7 +68,7 @@ def hand_over(run: Run, plan: Plan, trainer: Any, tokenizer: Any) -> tuple[Hando
         trainer.model.save_pretrained(temp)
     (temp / "README.md").unlink(missing_ok=True)
     tokenizer.save_pretrained(temp)
-    notes = _convert(run, temp, plan)
+    notes = make_plain(temp, run, plan)
     total = digest(temp)
     write_text(temp / "README.md", _readme(plan, run, step, epoch, notes))
     checkpoint.commit(temp, step=step, attempt=trainer.journal.attempt, run=run.id)
@@ -114,13 +115,17 @@ def digest(folder: Path) -> str:
     return total.hexdigest()
 
 
-def _convert(run: Run, folder: Path, plan: Plan) -> list[str]:
-    """Makes plain LoRA of what is none where that is exact; returns notes on what a user of the adapter must know."""
+def make_plain(folder: Path, run: Run, plan: Plan) -> list[str]:
+    """Makes the adapter in `folder`, one of `run`, plain LoRA where it is none and that is exact; one that is plain stays.
+
+    Returns notes on what a user of the adapter must know.
+    """
     notes = []
     weights, settings = folder / "adapter_model.safetensors", folder / "adapter_config.json"
-    if (run.path / starts.FILE).is_file() and weights.is_file():
-        config = json.loads(settings.read_text(encoding="utf-8"))
-        kind = config.get("init_lora_weights")
+    config = json.loads(settings.read_text(encoding="utf-8")) if settings.is_file() else {}
+    kind = config.get("init_lora_weights")
+    moved = str(kind).lower().startswith(MOVES_BASE)
+    if moved and (run.path / starts.FILE).is_file() and weights.is_file():
         tensors, config = starts.to_plain_lora(
             load_file(weights), config, _peft_names(load_file(run.path / starts.FILE))
         )

@@ -62,7 +62,9 @@ def add(
                 os.fsync(handle.fileno())
             listed[str(path.relative_to(folder))] = {"size": path.stat().st_size, "sha256": digest}
     except OSError as error:
-        raise StorageError(f"cannot make {folder} durable: {error.strerror}", hint="free some space, then again") from error
+        raise StorageError(
+            f"cannot make {folder} durable: {error.strerror}", hint="free some space, then again"
+        ) from error
     fsync_dir(folder)
     entry = {
         "files": listed, "settings": dict(settings), "proof": None, "seconds": round(seconds, 2), "made": time.time(),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 
@@ -38,14 +38,30 @@ class Wanted:
     def __bool__(self) -> bool:
         """Whether anything is wanted."""
         return bool(
-            self.adapter
-            or self.merged
-            or self.gguf
-            or self.gguf_adapter
-            or self.ollama
-            or self.vllm
-            or self.push
+            self.adapter or self.merged or self.gguf or self.gguf_adapter or self.ollama or self.vllm or self.push
         )
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> Wanted:
+        """What the `export` section of a plan's `values` asks for; a push of nothing else is one of the adapter, or of the whole
+        model where every weight was trained."""
+        own = values.get("export") or {}
+        types = own.get("gguf") or ()
+        wanted = cls(
+            adapter=bool(own.get("adapter")),
+            merged=bool(own.get("merge")),
+            gguf=(types,) if isinstance(types, str) else tuple(dict.fromkeys(types)),
+            gguf_adapter=bool(own.get("gguf_adapter")),
+            ollama=bool(own.get("ollama")),
+            vllm=bool(own.get("vllm")),
+            push=own.get("push") or "",
+            private=own.get("private") is not False,
+            prove=own.get("prove") is not False,
+            system=own.get("system"),
+        )
+        if not wanted.push or replace(wanted, push=""):
+            return wanted
+        return replace(wanted, adapter=True) if values.get("peft") else replace(wanted, merged=True)
 
     def to_json(self) -> dict[str, Any]:
         """As plain data."""

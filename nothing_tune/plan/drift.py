@@ -21,6 +21,8 @@ FREE = (
     # When it saves, and what it watches. Evaluation is not among these: it draws from the random numbers that dropout uses.
     "training.save_steps", "training.save_strategy", "training.save_total_limit", "checkpoint.",
     "monitor.non_finite_steps", "monitor.loss_spike", "monitor.rehearse", "monitor.hang_minutes",
+    # What is made of the weights afterwards.
+    "export", "export.",
     # How batches reach the device. Workers that persist are not among these: they draw one seed instead of one an epoch.
     "training.dataloader_num_workers", "training.dataloader_pin_memory", "training.dataloader_prefetch_factor",
     "training.torch_empty_cache_steps", "training.ddp_timeout", "training.skip_memory_metrics", "launch.", "advice.",
@@ -44,6 +46,7 @@ USUAL: dict[str, Any] = leaves(
         "checkpoint": {**kwargs.checkpoint_settings({}), "deadline": None},
         "monitor": kwargs.monitor_settings({}),
         "launch": {"processes": 1},
+        "export": kwargs.EXPORT,
     }
 )
 """Settings that a newer nothing-tune added -> the value at which they touch nothing of a run that was made without them."""

@@ -30,6 +30,20 @@ WATCHED: dict[str, Any] = {
     "hang_minutes": 30,
 }
 """What `plan.monitor` holds where the recipe says nothing."""
+EXPORT: dict[str, Any] = {
+    "adapter": False,
+    "merge": False,
+    "gguf": [],
+    "gguf_adapter": False,
+    "ollama": False,
+    "vllm": False,
+    "push": None,
+    "private": True,
+    "prove": True,
+    "system": None,
+    "checkpoint": "handed-over",
+}
+"""What `export` means where the recipe says nothing: no output."""
 DATA: dict[str, Any] = {
     "train": None,
     "eval": None,

@@ -15,7 +15,9 @@ WIDTH = 130
 """Columns of a line with its comment; a longer comment goes above the value."""
 COLUMN = 46
 """Where comments begin, as in the recipes that ship."""
-SECTIONS = ("model", "data", "quantization", "peft", "training", "tracking", "monitor", "checkpoint", "launch")
+SECTIONS = (
+    "model", "data", "quantization", "peft", "training", "tracking", "monitor", "checkpoint", "launch", "export",
+)  # fmt: skip
 """Order of the sections; others follow."""
 
 

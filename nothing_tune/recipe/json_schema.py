@@ -36,6 +36,7 @@ ABOUT = {
     "monitor": "What is watched, and when a run ends early.",
     "checkpoint": "What is saved, when, and what is kept.",
     "launch": "How many processes train together.",
+    "export": "What is written for others to load once the run has trained; null is nothing.",
     "advice": "Which advice of `tune plan` the recipe does not follow, and why.",
     "gpu": "Facts of the chosen GPU.",
 }

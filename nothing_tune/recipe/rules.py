@@ -11,7 +11,7 @@ import shlex
 from collections.abc import Callable, Iterator
 
 from nothing_tune.errors import Problem
-from nothing_tune.recipe import rules_data, rules_generate, rules_training
+from nothing_tune.recipe import rules_data, rules_export, rules_generate, rules_training
 from nothing_tune.recipe.view import View
 
 __all__ = ["RULES", "View"]
@@ -370,5 +370,6 @@ RULES: tuple[Rule, ...] = (
     *rules_training.RULES,
     *rules_data.RULES,
     *rules_generate.RULES,
+    *rules_export.RULES,
 )
 """Every rule, in the order in which problems are shown."""

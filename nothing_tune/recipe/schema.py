@@ -6,18 +6,21 @@ The keys of `training`, `peft` and `quantization` are upstream's: see `upstream.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
-from nothing_tune import formats
 from nothing_tune.recipe import duration
 from nothing_tune.recipe.advice import ADVICE
+from nothing_tune.recipe.field import BOOL, COUNT, MAYBE, NAMES, NUMBER, STR, TEXT, Field
 from nothing_tune.recipe.names import PEFT_RULES, TRAINING_RULES
+from nothing_tune.recipe.schema_rows import DATA, GENERATE, SOURCE
 
 __all__ = [
+    "GGUF_TYPES",
+    "HANDED_OVER",
     "NULLABLE",
     "PEFT_RULES",
     "SECTIONS",
+    "SOURCE",
     "SOURCES",
     "TOP",
     "TRAINING_RULES",
@@ -27,75 +30,13 @@ __all__ = [
     "json_schema",
 ]
 
-
-@dataclass(frozen=True)
-class Field:
-    """One key of ours.
-
-    Attributes:
-        types: As in `upstream.Option.types`.
-        doc: One sentence: meaning, unit, what null or zero mean.
-        default: Value of base/qlora, for the documentation.
-        choices: Valid texts; empty when any will do.
-        low: Smallest valid number; `above` excludes it.
-        high: Largest valid number; `below` excludes it.
-        fields: The keys below this one, for a nested mapping and for each mapping in a list.
-        each: `fields` are the keys below each value of this mapping, whose own keys are free names.
-        pattern: Regular expression that the whole text must match; empty when any will do.
-        example: A text that matches `pattern`, for messages.
-    """
-
-    types: tuple[str, ...]
-    doc: str
-    default: Any = None
-    choices: tuple[str, ...] = ()
-    low: float | None = None
-    above: bool = False
-    high: float | None = None
-    below: bool = False
-    fields: dict[str, Field] | None = None
-    each: bool = False
-    pattern: str = ""
-    example: str = ""
-
-
-STR, TEXT, NAMES = ("str",), ("str", "null"), ("list[str]",)
-BOOL, MAYBE = ("bool",), ("bool", "null")
-COUNT, NUMBER = ("int", "null"), ("float", "null")
-COLUMNS = ("dict[str]", "null")
-FORMATS = ("auto", *formats.names())
-"""What `data.format` takes: a new file in `nothing_tune/formats` is a new choice."""
-
-SOURCE: dict[str, Field] = {
-    "source": Field(STR, "A file, folder, glob or hub id."),
-    "weight": Field(
-        NUMBER, "Its part of the mixture, relative to the other weights; no row is used twice.", low=0, above=True
-    ),
-    "max_rows": Field(COUNT, "Its first so many rows are used; null is all of them.", low=1),
-    "format": Field(TEXT, "What its rows look like; null is data.format.", choices=FORMATS),
-    "columns": Field(COLUMNS, "As data.columns, for this source alone; null is data.columns."),
-    "split": Field(TEXT, "Which split of a hub data set; null is train."),
-    "revision": Field(TEXT, "Branch, tag or commit of a hub data set; null is its main branch."),
-}
-"""Keys of a source that is written as a mapping, in `data.train` and `data.eval`."""
-
-SAMPLING: dict[str, Field] = {
-    "max_new_tokens": Field(("int",), "Longest answer, in tokens.", 256, low=1),
-    "temperature": Field(("float",), "0 takes the likeliest token each time; higher is more varied.", 0.7, low=0),
-    "top_p": Field(
-        ("float",), "Draws from the likeliest tokens that have this share together.", 1.0, low=0, above=True, high=1
-    ),
-    "seed": Field(COUNT, "Start of every prompt's own seed; null leaves chance to the generator.", 42, low=0),
-}
-"""How answers are drawn, in `generate.sampling` and in a group's own."""
-
-GROUP: dict[str, Field] = {
-    "target": Field(COUNT, "Rows of this group wanted, authentic ones included; null answers every prompt.", low=0),
-    "system": Field(TEXT, "As generate.system, for this group."),
-    "row_system": Field(TEXT, "As generate.row_system, for this group."),
-    "sampling": Field(("dict",), "As generate.sampling, for this group.", fields=SAMPLING),
-}
-"""Keys of one group of `generate.groups`."""
+GGUF_TYPES = (
+    "f32", "f16", "bf16", "q8_0", "q6_k", "q5_k_m", "q5_k_s", "q5_1", "q5_0", "q4_k_m", "q4_k_s", "iq4_nl", "iq4_xs",
+    "q4_1", "q4_0", "q3_k_l", "q3_k_m", "q3_k_s", "iq3_m", "iq3_s", "q2_k",
+)  # fmt: skip
+"""What `export.gguf` takes, most bits first: the types of `outputs.quantizations`."""
+HANDED_OVER = "handed-over"
+"""The weights that the run hands over, as `export.checkpoint` calls them."""
 
 TOP: dict[str, Field] = {
     "name": Field(STR, "Name of the recipe; runs, folders and the tracker's run are named after it."),
@@ -130,171 +71,8 @@ SECTIONS: dict[str, dict[str, Field]] = {
         "gated": Field(MAYBE, "Fact: whether the Hub asks to accept conditions first."),
         "facts": Field(("dict", "null"), "Facts of its architecture (`hidden_size`, ...), with source and date."),
     },
-    "data": {
-        "train": Field(
-            ("str", "dict", "list[source]", "null"),
-            "Training rows: a file, folder, glob or hub id; a mapping with more about one; or a list of both.",
-            fields=SOURCE,
-        ),
-        "eval": Field(
-            ("float", "str", "dict", "list[source]", "null"),
-            "Held-out rows: a share of each training source (0 to 1), before weights; sources as in train; or null for none.",
-            0.1,
-            fields=SOURCE,
-        ),
-        "sample": Field(
-            ("dict", "null"),
-            "A small dataset of the same kind that ships with the recipe, for rehearsals.",
-            fields={
-                "train": Field(TEXT, "File of training rows."),
-                "eval": Field(("float", "str", "null"), "Held-out rows: a file, or a share of the training rows."),
-                "prompts": Field(TEXT, "File of prompts, for a rehearsal of `tune data generate`."),
-            },
-        ),
-        "format": Field(STR, "What rows look like; auto looks at them.", "auto", FORMATS),
-        "columns": Field(
-            COLUMNS, "For files whose columns are called otherwise: the format's column, then the file's column."
-        ),
-        "transcript": Field(
-            ("dict",),
-            "How a chat log becomes conversations (format transcript).",
-            fields={
-                "speaker": Field(TEXT, "Whose lines are the assistant's; the format transcript needs one."),
-                "turns": Field(("int",), "Turns in one conversation at most.", 8, low=2),
-                "stride": Field(COUNT, "Turns from the start of one conversation to the next; null is turns.", low=1),
-            },
-        ),
-        "split_seed": Field(("int",), "Which rows a share holds out, and which ones weights leave out.", 42, low=0),
-        "group_by": Field(TEXT, "Column whose equal values stay on one side of a share; null splits row by row."),
-        "stratify_by": Field(TEXT, "Column of whose every value a share holds out the same part."),
-        "max_samples": Field(COUNT, "Training rows used at most; null is all of them.", low=1),
-        "max_bad_rows": Field(
-            ("float",),
-            "Share of rows that may be unreadable and are then left out; above it, nothing starts.",
-            0.0,
-            low=0,
-            high=1,
-        ),
-        "dedupe": Field(
-            STR,
-            "Which repeated rows are left out: exact ones, near ones too, or none.",
-            "exact",
-            ("none", "exact", "near"),
-        ),
-        "near_duplicates": Field(
-            ("float",),
-            "From which likeness on rows are near duplicates (Jaccard of their word triples); for dedupe: near.",
-            0.85,
-            low=0,
-            above=True,
-            high=1,
-        ),
-        "leakage": Field(
-            STR, "Training rows that are evaluation rows too: left out, or kept.", "drop", ("drop", "keep")
-        ),
-        "min_tokens": Field(COUNT, "Rows of fewer tokens are left out.", low=1),
-        "max_tokens": Field(COUNT, "Rows of more tokens are left out, before anything is cut.", low=1),
-        "truncation": Field(
-            TEXT,
-            "Rows above training.max_length: left out, cut at the left or right end, or split into several; null is "
-            "split with packing_strategy bfd_split, else right.",
-            choices=("drop", "left", "right", "split"),
-        ),
-        "chat_template": Field(TEXT, "`chatml`, or a Jinja file; null is the model's own."),
-    },
-    "generate": {
-        "prompts": Field(
-            ("str", "dict", "list[source]", "null"),
-            "Prompts to answer: sources as in data.train, with a column of prompts, or `messages` without an answer.",
-            fields=SOURCE,
-        ),
-        "prompt": Field(STR, "Column of the prompts.", "prompt"),
-        "answer": Field(TEXT, "Column of authentic answers: a row that has one is kept as it is, and not asked."),
-        "group_by": Field(TEXT, "Column that names a row's group, such as level; null is one group."),
-        "output": Field(TEXT, "JSON lines file of the finished conversations, which data.train may name."),
-        "generator": Field(
-            ("dict",),
-            "The model that answers.",
-            fields={
-                "kind": Field(
-                    STR,
-                    "transformers runs it here; openai asks an OpenAI-compatible endpoint.",
-                    "transformers",
-                    ("transformers", "openai"),
-                ),
-                "model": Field(TEXT, "A hub id or folder, or the endpoint's name of a model."),
-                "revision": Field(TEXT, "Hub branch, tag or commit; null is the newest of the main branch."),
-                "dtype": Field(
-                    STR,
-                    "Type of its weights; auto is the one they are stored in.",
-                    "auto",
-                    ("auto", "float32", "bfloat16", "float16"),
-                ),
-                "quantization": Field(
-                    TEXT, "Bits of its weights, with bitsandbytes; null leaves them.", choices=("4bit", "8bit")
-                ),
-                "batch_size": Field(("int",), "Prompts that transformers answers at once.", 8, low=1),
-                "base_url": Field(STR, "The endpoint.", "http://localhost:8000/v1"),
-                "api_key_env": Field(
-                    TEXT,
-                    "Name of the environment variable that holds the endpoint's key; null sends none.",
-                    "OPENAI_API_KEY",
-                    pattern=r"[A-Za-z_][A-Za-z0-9_]*",
-                    example="OPENAI_API_KEY",
-                ),
-                "usd_per_million_input_tokens": Field(NUMBER, "Price of what is asked; null is unknown.", low=0),
-                "usd_per_million_output_tokens": Field(NUMBER, "Price of what is answered; null is unknown.", low=0),
-                "extra": Field(("dict", "null"), "More fields of each request, as the endpoint knows them."),
-            },
-        ),
-        "system": Field(TEXT, "System message of each question; {group} is the row's group. null sends none."),
-        "row_system": Field(
-            TEXT, "System message of the written rows instead of the one that was sent; {group} is the row's group."
-        ),
-        "keep_system": Field(BOOL, "false writes rows without a system message.", True),
-        "sampling": Field(("dict",), "How answers are drawn.", fields=SAMPLING),
-        "groups": Field(
-            ("dict", "null"), "What is different for a group: its name, then the keys.", fields=GROUP, each=True
-        ),
-        "concurrency": Field(("int",), "Requests that an endpoint gets at once.", 8, low=1),
-        "retries": Field(("int",), "Times that a request is sent again after a fault that may pass.", 5, low=0),
-        "timeout_s": Field(("float",), "Seconds that one answer may take.", 120, low=0, above=True),
-        "filters": Field(
-            ("dict",),
-            "Which answers are not taken.",
-            fields={
-                "min_words": Field(COUNT, "Answers of fewer words; null takes them.", 1, low=1),
-                "max_words": Field(COUNT, "Answers of more words; null takes them.", low=1),
-                "language": Field(TEXT, "Answers in another language than this one (it, en, ...); null takes any."),
-                "refusals": Field(BOOL, "Answers that refuse, or speak of being a language model.", True),
-                "artefacts": Field(BOOL, "Answers with leftovers of a template, or that repeat themselves.", True),
-                "openings": Field(
-                    NUMBER,
-                    "Largest share of a group's answers that begin with the same words; null takes any.",
-                    0.02,
-                    low=0,
-                    above=True,
-                    high=1,
-                ),
-                "opening_words": Field(("int",), "Words that make an opening.", 5, low=1),
-                "near_duplicates": Field(
-                    NUMBER,
-                    "From which likeness on an answer repeats another (Jaccard of word triples); null takes them.",
-                    0.85,
-                    low=0,
-                    above=True,
-                    high=1,
-                ),
-                "unfinished": Field(
-                    STR,
-                    "Answers that max_new_tokens cut: trimmed to their last whole sentence, rejected, or kept.",
-                    "trim",
-                    ("trim", "reject", "keep"),
-                ),
-            },
-        ),
-        "same_family": Field(BOOL, "true allows a generator of the family of the trained model.", False),
-    },
+    "data": DATA,
+    "generate": GENERATE,
     "tracking": {
         "tracker": Field(STR, "Where metrics go.", "none", ("none", "tensorboard", "wandb")),
         "project": Field(TEXT, "Project at the tracker.", "nothing-tune"),
@@ -374,6 +152,39 @@ SECTIONS: dict[str, dict[str, Field]] = {
             low=0,
         ),
     },
+    "export": {
+        "adapter": Field(BOOL, "true writes the adapter, with tokenizer and card.", False),
+        "merge": Field(BOOL, "true merges the adapter into the 16-bit base: one model that needs no PEFT.", False),
+        "gguf": Field(
+            ("list[str]", "str", "null"),
+            "GGUF files for llama.cpp and Ollama, made of the merged model: a type, or a list of types; null is none.",
+            choices=GGUF_TYPES,
+        ),
+        "gguf_adapter": Field(
+            BOOL, "true writes the adapter alone as GGUF, for llama.cpp beside a GGUF of the base.", False
+        ),
+        "ollama": Field(BOOL, "true writes a Modelfile for Ollama, around the GGUF.", False),
+        "vllm": Field(BOOL, "true writes commands and a YAML file that serve it with vLLM.", False),
+        "push": Field(
+            TEXT,
+            "Repository on the hub that everything is uploaded to; null uploads nothing.",
+            pattern=r"[\w.-]+/[\w.-]+",
+            example="ORG/NAME",
+        ),
+        "private": Field(BOOL, "Whether a repository that is made for it is private.", True),
+        "prove": Field(
+            BOOL, "true compares each output with the run, and fails with exit code 7 where they differ.", True
+        ),
+        "system": Field(
+            TEXT, "System prompt that the Modelfile brings; null is that of the data, an empty text is none."
+        ),
+        "checkpoint": Field(
+            STR,
+            "Which weights: those that the run hands over, the best ones, or the last ones.",
+            HANDED_OVER,
+            (HANDED_OVER, "best", "last"),
+        ),
+    },
     "advice": {
         "accept": Field(
             ("dict", "null"),
@@ -423,7 +234,7 @@ PROMPTS = "generate.prompts"
 UPSTREAM = {"training": "SFTConfig", "quantization": "BitsAndBytesConfig", "peft": "the PEFT config"}
 """Sections whose keys are upstream's -> whose."""
 
-NULLABLE = ("quantization", "peft", "generate", "tracking", "monitor", "checkpoint")
+NULLABLE = ("quantization", "peft", "generate", "tracking", "monitor", "checkpoint", "export")
 """Sections that null switches off."""
 
 

@@ -40,6 +40,7 @@ HINTS = {
     "monitor.hang_minutes": "null waits forever",
     "monitor.non_finite_steps": "1 ends the run at the first",
     "checkpoint.max_loss_minutes": "null saves by steps alone",
+    "export.push": "write ORG/NAME: who owns the repository, and what it is called",
     "launch.processes": "1 trains on one GPU",
     "generate.generator.api_key_env": "write the name of an environment variable, not the key itself",
     "generate.filters.openings": "it is a share: 0.02 is one answer in fifty; null takes any",
@@ -174,6 +175,8 @@ def _wrong_type(key: str, spec: Spec, value: Any) -> Answer:
             return what, f"write {int(value)}"
         if "str" in types and isinstance(spec, Field) and spec.example:
             return what, f"write it with its unit, such as {spec.example}"
+        if spec.choices and text not in spec.choices and "str" in types:
+            return what, f"one of: {', '.join(spec.choices[:12])}"
         if "str" in types:
             return what, f'quote it: "{text}"'
         if "list[int]" in types or "list[str]" in types:

@@ -179,6 +179,8 @@ def _package_problems(recipe: Recipe, plan: Plan) -> list[Problem]:
         ),
         (bool(lookup(values, "model.use_kernels")), "model.use_kernels", "kernels", "kernels"),
         (attention == "flash_attention_2", "model.attn_implementation", "flash_attn", "flash-attn"),
+        (bool(lookup(values, "export.gguf")), "export.gguf", "llama_cpp", "'nothing-tune[gguf]'"),
+        (bool(lookup(values, "export.gguf_adapter")), "export.gguf_adapter", "llama_cpp", "'nothing-tune[gguf]'"),
     ]
     out = []
     for wanted, key, module, package in needs:

@@ -145,3 +145,30 @@ def test_starts_that_need_full_weights(start: str) -> None:
 )
 def test_methods_that_no_rule_forbids_train_on_four_bits(given: dict[str, Any]) -> None:
     assert trains(given, 4)
+
+
+def test_methods_that_cannot_be_merged() -> None:
+    """PEFT has no `merge` on the layers of these types, or one that only raises; all others have one."""
+    import importlib
+    import inspect
+    import pkgutil
+
+    import peft.tuners
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    from nothing_tune.recipe.rules_export import NOT_MERGED
+    from nothing_tune.recipe.upstream import peft_types
+
+    merging = set()
+    for package in pkgutil.iter_modules(peft.tuners.__path__):
+        for part in ("layer", "model"):
+            try:
+                module = importlib.import_module(f"peft.tuners.{package.name}.{part}")
+            except ModuleNotFoundError:
+                continue
+            for one in vars(module).values():
+                if inspect.isclass(one) and issubclass(one, BaseTunerLayer) and one.__module__ == module.__name__:
+                    lines = inspect.getsource(one.merge)
+                    if "def merge" in lines and "NotImplementedError" not in lines.split("def merge", 1)[1][:300]:
+                        merging.add(package.name.upper())
+    assert {kind for kind in peft_types() if kind not in merging} == set(NOT_MERGED)

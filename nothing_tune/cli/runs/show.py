@@ -8,8 +8,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from nothing_tune.artifacts import Run
 from nothing_tune.cli import console, notices, options
 from nothing_tune.cli.console import Ink
+from nothing_tune.outputs import evaluation, record
 
 HELP = "Tells everything about one run: settings, attempts, what went wrong and what was done, losses, files, what to do next."
 EXAMPLES = (("tune runs show latest", "the newest run"), ("tune runs show latest --json", "for a program"))
@@ -35,6 +37,10 @@ def show(run_id: options.RunId, runs_dir: options.RunsDir = None, json: options.
         for entry in said:
             told[_heading(entry["kind"])].append(entry)
         data = {**row(run), "path": str(run.path), "parent": lock.get("parent"), "attempts": attempts, **told}
+        data |= {
+            "evaluations": [e.to_json() for e in evaluation.all_of(run)],
+            "exports": record.exports(run.path / "exports"),
+        }
         console.out_json(
             {**data, "checkpoints": kept, "files": files, "plan": plan, "status": status, "result": result or None}
         )
@@ -62,6 +68,9 @@ def show(run_id: options.RunId, runs_dir: options.RunsDir = None, json: options.
             )
     if kept:
         console.out("", paint.bold("checkpoints"), *(f"  {line}" for line in _checkpoints(kept)))
+    for heading, lines in (("evaluations", _evaluations(run)), ("exports", _exports(run))):
+        if lines:
+            console.out("", paint.bold(heading), *(f"  {line}" for line in lines))
     console.out("", paint.bold("files") + paint.dim(f"  {shown(run.path)}"))
     left = max((len(name) for name in files), default=0)
     console.out(*(f"  {name.ljust(left)}  {paint.dim(console.size(size).rjust(9))}" for name, size in files.items()))
@@ -139,6 +148,35 @@ def _checkpoints(rows: list[dict[str, Any]]) -> list[str]:
         age = console.age(now - r["written"]) if r["written"] else "-"
         cells.append((str(r["step"]), age, console.size(r["bytes"]), ", ".join(marks)))
     return console.table(["step", "age", "size", ""], cells, right=(0, 1, 2))
+
+
+def _evaluations(run: Run) -> list[str]:
+    """One line for each: name, step, rows and the loss beside the base's."""
+    cells = []
+    for found in evaluation.all_of(run):
+        loss, base = (m.get("loss") if m else None for m in (found.metrics, found.base))
+        beside = f"base {evaluation.shown('loss', base.value)}" if base else ""
+        verdict = evaluation.verdict("loss", (found.difference or {}).get("loss"))
+        cells.append(
+            (
+                found.name,
+                str(found.step),
+                f"{found.rows.get('count', 0):,}",
+                evaluation.shown("loss", loss.value if loss else None),
+                f"{beside}, {verdict}" if verdict else beside,
+            )
+        )
+    return console.table(["name", "step", "rows", "loss", ""], cells, right=(1, 2, 3)) if cells else []
+
+
+def _exports(run: Run) -> list[str]:
+    """One line for each output: what, of which step, its size, and whether it was proved."""
+    cells = []
+    for one in record.exports(run.path / "exports"):
+        proof = one["proof"]
+        told = "not proved" if not proof else "proved" if proof.get("ok") else "its proof failed"
+        cells.append((one["output"], str(one["step"]), console.size(one["bytes"]), told, f"exports/{one['folder']}/"))
+    return console.table(["output", "step", "size", "", "folder"], cells, right=(1, 2)) if cells else []
 
 
 def _files(path: Path) -> dict[str, int]:

@@ -40,6 +40,7 @@ SOURCES: dict[str, tuple[str, str]] = {
     "transformers": ("transformers", "transformers 5.23, documentation"),
     "peft": ("PEFT", "PEFT 0.21, documentation"),
     "flash-attention": ("FlashAttention", "flash-attention, README"),
+    "llama.cpp": ("llama.cpp", "llama.cpp, README of its quantize tool"),
     "torch": ("PyTorch", "PyTorch 2.13, documentation"),
 }
 """Source -> (its short name, its title)."""

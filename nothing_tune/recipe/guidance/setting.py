@@ -30,6 +30,7 @@ _FIRST = (
     "monitor",
     "checkpoint",
     "launch",
+    "export",
 )
 ORDER = (*_FIRST, *(name for name in SECTIONS if name not in (*_FIRST, "gpu")), "gpu")
 """The sections, in the order in which one reads them."""

@@ -1,0 +1,224 @@
+"""The steps of an export in their order. What is there already is not made again; what is there and not proved is proved."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import re
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from nothing_tune.artifacts import Run, write_text
+from nothing_tune.engine.export import adapter, base, gguf, merge, proof, push, serving, source
+from nothing_tune.engine.export.source import Base, Source
+from nothing_tune.engine.job import Send
+from nothing_tune.errors import Busy, StorageError
+from nothing_tune.outputs import Wanted, card, manifest, quantizations, record
+
+LOCK = ".lock"
+ADAPTER_GGUF = "adapter-f16"
+
+
+def work(request: dict[str, Any], send: Send) -> None:
+    """Does what a request asks; see the box's docstring.
+
+    Raises:
+        UsageError: The run has no such weights, or something it needs is missing.
+        StorageError: The disk refuses, or a file is damaged.
+        Busy: Another export works in the same folder.
+    """
+    if request.get("do") == "verify":
+        _verify(Path(request["folder"]), send)
+    else:
+        run = Run(Path(request["run"]).absolute())
+        to = Path(request["to"]) if request.get("to") else None
+        found = source.source(run, str(request.get("which") or "handed-over"), to)
+        wanted = Wanted.from_json(request["wanted"])
+        if request.get("do") == "list":
+            _push(found, wanted, send, dry_run=True)
+        else:
+            with _held(found.folder):
+                _Export(found, wanted, send).make()
+    send(type="report")
+
+
+@dataclass
+class _Export:
+    """One export: what it starts from, what is wanted, and what is loaded only once."""
+
+    source: Source
+    wanted: Wanted
+    send: Send
+    proofs: dict[str, Any] = field(default_factory=dict)
+    _base: Base | None = None
+    _reference: Any = None
+
+    def make(self) -> None:
+        """Makes everything in order."""
+        src, wanted = self.source, self.wanted
+        self.send(
+            type="source", run=src.run.id, step=src.step, folder=str(src.folder), weights=str(src.weights),
+            base=src.facts.get("base"),
+        )  # fmt: skip
+        if not src.full:
+            self._output("adapter", "adapter", {}, lambda folder: adapter.make(src, self.send), self._adapter_proof)
+        kept = wanted.merged or src.full
+        there = manifest.done(src.folder / "merged", "merged", src.facts, self._merged_settings()) is not None
+        missing = [n for n in self._types() if not self._has(n)]
+        if kept or missing:
+            self._output("merged", "merged", self._merged_settings(), self._merge, self._merged_proof)
+        self._gguf()
+        if missing and not kept and not there:
+            shutil.rmtree(src.folder / "merged", ignore_errors=True)
+        self._texts()
+        if wanted.push:
+            _push(src, wanted, self.send, dry_run=False)
+
+    def _gguf(self) -> None:
+        """All GGUF files; those that are quantised come from one that holds the weights as they are."""
+        lossless = quantizations.intermediate(self.base.dtype)
+        on_the_way = self.source.folder / "gguf" / f".{self._file(lossless)}"
+        for name in self._types():
+            direct = name in quantizations.UNQUANTISED
+
+            def make(folder: Path, name: str = name, direct: bool = direct) -> None:
+                out = folder / self._file(name)
+                if direct:
+                    gguf.convert(self.source.folder / "merged", out, name, self.send)
+                    return
+                whole = folder / self._file(lossless)
+                if not self._has(lossless):
+                    whole = on_the_way
+                    if not whole.is_file():
+                        gguf.convert(self.source.folder / "merged", whole, lossless, self.send)
+                gguf.quantize(whole, out, name, self.send)
+
+            self._output("gguf", name, self._gguf_settings(name), make, lambda name=name: self._gguf_proof(name))
+        on_the_way.unlink(missing_ok=True)
+        if self.wanted.gguf_adapter:
+            out = self.source.folder / "gguf" / self._file(ADAPTER_GGUF)
+            self._output(
+                "gguf", ADAPTER_GGUF, self._gguf_settings(ADAPTER_GGUF),
+                lambda _: gguf.convert_adapter(self.source.adapter, self.base.folder, out, self.send),
+                lambda: self._gguf_proof(ADAPTER_GGUF),
+            )  # fmt: skip
+
+    def _types(self) -> list[str]:
+        """GGUF types in the order in which they are made: first the one that the others are made from, where it is kept."""
+        return sorted(self.wanted.gguf, key=lambda name: name != quantizations.intermediate(self.base.dtype))
+
+    def _has(self, name: str) -> bool:
+        return (
+            manifest.done(self.source.folder / "gguf", name, self.source.facts, self._gguf_settings(name)) is not None
+        )
+
+    def _output(
+        self,
+        kind: str,
+        name: str,
+        settings: dict[str, Any],
+        make: Callable[[Path], Any],
+        prove: Callable[[], dict[str, Any]],
+    ) -> None:
+        """Makes an output unless it is there, proves it unless it is proved, and tells of it."""
+        folder, facts = self.source.folder / kind, self.source.facts
+        entry = manifest.done(folder, name, facts, settings)
+        there, began = entry is not None, time.monotonic()
+        if entry is None:
+            self.send(type="stage", output=name, what=f"making {name}")
+            folder.mkdir(parents=True, exist_ok=True) if kind == "gguf" else None
+            make(folder)
+            files = [folder / self._file(name)] if kind == "gguf" else _weights_and_tokenizer(folder)
+            entry = manifest.add(folder, kind, name, facts, files, settings, time.monotonic() - began)
+        proved = entry.get("proof")
+        if self.wanted.prove and not (there and proved and proved.get("ok")):
+            self.send(type="stage", output=name, what=f"proving {name}")
+            proved = prove()
+            manifest.set_proof(folder, name, proved)
+        self.send(
+            type="output", output=name, path=str(folder / self._file(name) if kind == "gguf" else folder), there=there,
+            bytes=sum(f["size"] for f in entry["files"].values()), seconds=round(time.monotonic() - began, 2), proof=proved,
+        )  # fmt: skip
+
+    def _merge(self, folder: Path) -> None:
+        merge.make(self.source, self.base, folder, self.send)
+
+    def _adapter_proof(self) -> dict[str, Any]:
+        return proof.adapter(self.source, self.reference)
+
+    def _merged_proof(self) -> dict[str, Any]:
+        return proof.merged(self.source.folder / "merged", self.source, self.reference)
+
+    def _gguf_proof(self, name: str) -> dict[str, Any]:
+        return proof.gguf(self.source.folder / "gguf" / self._file(name), name, self.source, self.reference)
+
+    @property
+    def base(self) -> Base:
+        """The base model's files, looked for once."""
+        if self._base is None:
+            self._base = base.find(self.source.plan)
+        return self._base
+
+    @property
+    def reference(self) -> Any:
+        """What the run answers, computed once."""
+        if self._reference is None:
+            self._reference = proof.reference(self.source, self.base, self.send)
+        return self._reference
+
+    def _merged_settings(self) -> dict[str, Any]:
+        return {"dtype": self.base.dtype}
+
+    def _gguf_settings(self, name: str) -> dict[str, Any]:
+        return {"type": name, "llama_cpp": gguf.VERSION}
+
+    def _file(self, name: str) -> str:
+        """`marco-q4_k_m.gguf`."""
+        return f"{re.sub(r'[^A-Za-z0-9._-]+', '-', self.source.plan.name)}-{name}.gguf"
+
+    def _texts(self) -> None:
+        """Cards into every folder, and the files that say how it is served."""
+        for use in serving.make(self.source, self.wanted, self.send):
+            self.send(type="usage", **use)
+        facts = record.of_run(self.source.run)
+        for folder in (self.source.folder / kind for kind in ("adapter", "merged", "gguf")):
+            if manifest.read(folder):
+                write_text(folder / "README.md", card.card(folder, facts))
+
+
+def _weights_and_tokenizer(folder: Path) -> list[Path]:
+    """Files of an output that is a whole folder; the card is written later, and may be written again."""
+    return [p for p in folder.rglob("*") if p.is_file() and p.name not in (manifest.NAME, "README.md")]
+
+
+def _verify(folder: Path, send: Send) -> None:
+    """Proves every output below `folder` again and keeps what was found."""
+    for output in proof.verify(folder, send):
+        send(type="output", **output)
+
+
+def _push(found: Source, wanted: Wanted, send: Send, dry_run: bool) -> None:
+    push.push(found.folder, wanted.push, wanted.private, dry_run, send)
+
+
+@contextlib.contextmanager
+def _held(folder: Path) -> Iterator[None]:
+    """Holds a folder of exports against a second export. `Busy` when another process has it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(folder / LOCK, os.O_WRONLY | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise StorageError(f"cannot write in {folder}: {error.strerror}", hint="--to names another folder") from error
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise Busy(f"another export works in {folder}", hint="wait for it to end; what it makes is kept") from None
+        yield
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,135 @@
+"""What an export will make, how large it will be and whether there is room: known before the engine starts."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from nothing_tune.artifacts import Run
+from nothing_tune.data import hub
+from nothing_tune.errors import Problem, StorageError, UsageError
+from nothing_tune.outputs import Wanted
+from nothing_tune.outputs.sizes import Size, sizes, total
+from nothing_tune.outputs.weights import stored
+from nothing_tune.plan import Plan
+from nothing_tune.plan.memory.notes import gib
+from nothing_tune.run.architecture import config_of
+
+GGUF_CURE = "pip install 'nothing-tune[gguf]' (it builds llama.cpp, some minutes)"
+SPARE = 64 * 2**20
+"""Bytes beside the outputs themselves: tokenizers, cards, manifests, what the proof keeps."""
+HANDED_OVER = "handed-over"
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """What is ahead.
+
+    Attributes:
+        run: The run.
+        wanted: The outputs.
+        which: `handed-over`, `best`, `last` or a step.
+        folder: Folder that the outputs go below.
+        sizes: What is made, in order.
+        dtype: Type of the base's weights as they are stored; empty where unknown.
+        free: Bytes that are free there.
+    """
+
+    run: Run
+    wanted: Wanted
+    which: str
+    folder: Path
+    sizes: tuple[Size, ...]
+    dtype: str
+    free: int
+
+    @property
+    def needed(self) -> int | None:
+        """Bytes needed while it is made; None where that is not known."""
+        found = total(list(self.sizes))
+        return None if found is None else found + SPARE
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain data."""
+        return {
+            "run": self.run.id, "which": self.which, "folder": str(self.folder), "dtype": self.dtype or None,
+            "sizes": [{"output": s.output, "bytes": s.bytes, "kept": s.kept, "note": s.note} for s in self.sizes],
+            "needed_bytes": self.needed, "free_bytes": self.free,
+        }  # fmt: skip
+
+
+def filled(wanted: Wanted) -> Wanted:
+    """`wanted` with what it needs: a Modelfile needs a GGUF, so that q4_k_m is made where none is named."""
+    from dataclasses import replace
+
+    return replace(wanted, gguf=("q4_k_m",)) if wanted.ollama and not wanted.gguf else wanted
+
+
+def outlook(run: Run, wanted: Wanted, which: str = HANDED_OVER, to: Path | None = None) -> Outlook:
+    """What exporting `wanted` from `run` will make.
+
+    Raises:
+        UsageError: It is no run, or something that is wanted needs a package that is not installed.
+        StorageError: The run's weights cannot be read.
+    """
+    refuse_unable(wanted)
+    plan = Plan.from_json(run.plan())
+    folder = (to or run.path / "exports").absolute()
+    base = base_folder(plan)
+    held, dtype = stored(base) if base else (0, "")
+    config, _ = config_of(plan, fetch=False)
+    dtype = dtype or str((config or {}).get("dtype") or (config or {}).get("torch_dtype") or "bfloat16")
+    weights = weights_folder(run, which)
+    own = sum(p.stat().st_size for p in weights.glob("*.safetensors")) if weights else None
+    found = sizes(wanted, config, dtype, own, held or None, full=not plan.peft)
+    return Outlook(run, wanted, which, folder, tuple(found), dtype, _free(folder))
+
+
+def refuse_unable(wanted: Wanted) -> None:
+    """`UsageError` where GGUF is wanted and llama.cpp is not installed."""
+    if (wanted.gguf or wanted.gguf_adapter) and find_spec("llama_cpp") is None:
+        raise UsageError(
+            Problem("GGUF needs llama-cpp-python, which is not installed", key="export.gguf", hint=GGUF_CURE)
+        )
+
+
+def refuse_full(found: Outlook) -> None:
+    """`StorageError` where the outputs do not fit on the disk."""
+    if found.needed is not None and found.needed > found.free:
+        raise StorageError(
+            f"the export needs {gib(found.needed)} in {found.folder}, and {gib(found.free)} are free",
+            hint="--to names a folder on another disk; fewer outputs need less",
+        )
+
+
+def base_folder(plan: Plan) -> Path | None:
+    """Where the base model's files are on this disk: its folder, or its place in the hub's cache; None for nowhere."""
+    name = str(plan.model.get("name_or_path") or "")
+    folder = Path(os.path.expandvars(name)).expanduser()
+    if name and (folder / "config.json").is_file():
+        return folder
+    cached = hub.cached_config(name) if name else None
+    return cached.parent if cached else None
+
+
+def weights_folder(run: Run, which: str) -> Path | None:
+    """The folder of the weights that `which` means, as far as names tell; None where the engine must look."""
+    from nothing_tune.artifacts import checkpoint
+
+    if which == HANDED_OVER:
+        return run.adapter if run.adapter.is_dir() else None
+    steps = checkpoint.complete(run.checkpoints)
+    step = max(steps, default=0) if which == "last" else int(which) if which.isdigit() else 0
+    folder = run.checkpoints / f"checkpoint-{step}"
+    return folder if folder.is_dir() else None
+
+
+def _free(folder: Path) -> int:
+    """Bytes free on the disk of `folder`, which need not exist yet."""
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    return shutil.disk_usage(folder).free
