@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,7 +12,9 @@ from nothing_tune.cli.console import Ink
 from nothing_tune.errors import UsageError
 
 if TYPE_CHECKING:
-    from nothing_tune.outputs.comparison import Comparison, Line
+    from nothing_tune.outputs.comparison import Comparison
+    from nothing_tune.outputs.evaluated import Compared
+    from nothing_tune.outputs.lines import Line
 
 EXAMPLES = (
     ("tune compare ONE OTHER", "what differs, and how they went"),
@@ -78,6 +80,8 @@ def page(comparison: Comparison, paint: Ink) -> list[str]:
             out += ["", *_table(title, groups, len(comparison.runs), width, paint)]
         elif title == "recipe":
             out += ["", paint.bold("recipe"), paint.dim("  the same in all")]
+        if title == "data":
+            out += [paint.dim(f"  {line}") for line in _same_rows(comparison)]
         if title.startswith("evaluation "):
             one = next(e for e in comparison.evaluated if title == f"evaluation {e.name}")
             out += [paint.dim(f"  {line}") for line in _of_rows(one)]
@@ -100,8 +104,18 @@ def _head(comparison: Comparison, paint: Ink) -> list[str]:
     return out
 
 
-def _of_rows(one: Any) -> list[str]:
-    out = [f"{console.plural(one.rows, 'row')}, the same in all; intervals hold 95 in 100 times"] if one.rows else []
+def _same_rows(comparison: Comparison) -> list[str]:
+    same = [{"train": "training", "eval": "evaluation"}[role] for role, yes in comparison.same_rows.items() if yes]
+    damaged = any(run.get("problem") for run in comparison.runs)
+    where = "where they are known" if damaged else "in all"
+    return [f"the {' and '.join(same)} rows are the same {where}"] if same else []
+
+
+def _of_rows(one: Compared) -> list[str]:
+    same = "of the same files" if one.tokenizers_differ else "the same in all"
+    out = [f"{console.plural(one.rows, 'row')}, {same}; intervals hold 95 in 100 times"] if one.rows else []
+    if one.tokenizers_differ:
+        out.append("the tokenizers differ: bits per byte can be compared, what counts tokens cannot")
     if one.settings_differ:
         out.append("answers were drawn with other settings: what is measured of them is not compared")
     return out
@@ -167,36 +181,13 @@ def _tint(line: Line, place: int, paint: Ink) -> Callable[[str], str]:
 
 def _cell(line: Line, place: int) -> str:
     """A value as it is written, with what stands after it."""
-    from nothing_tune.outputs.comparison import ABSENT
+    from nothing_tune.outputs.lines import written
 
-    value, mark = line.values[place], BEST if place in line.best else ""
+    text = console.printable(console.near(written(line, place)))
+    if text == "-":
+        return text
     detail = line.details[place] if line.details else ""
-    if value is None or value == ABSENT:
-        return "-"
-    text = written(line, value)
+    text += BEST if place in line.best else ""
     if line.form == "metric" and detail:
-        return f"{text}{mark} ({detail})"
-    return f"{text}{mark}" + (
-        f", {detail}" if detail in ("proven", "not proven", "proof failed") else f" {detail}" if detail else ""
-    )
-
-
-def written(line: Line, value: Any) -> str:
-    """A value of a line as people read it, by its form."""
-    from nothing_tune.cli.plan.page import hours
-    from nothing_tune.outputs.evaluation import shown
-    from nothing_tune.recipe.compose import scalar
-
-    if line.form == "value":
-        return console.printable(console.near(scalar(value)))
-    if line.form == "metric":
-        return shown(line.key, value["value"]) if isinstance(value, dict) else f"{value:.3g}"
-    if line.form == "loss":
-        return console.number(value)
-    if line.form == "seconds":
-        return hours(value / 3600)
-    if line.form == "usd":
-        return f"${value:,.2f}"
-    if line.form == "bytes":
-        return console.size(round(value))
-    return f"{value:,.0f}" if line.form == "count" else console.printable(str(value))
+        return f"{text} ({detail})"
+    return f"{text}, {detail}" if line.form == "bytes" and detail else f"{text} {detail}".rstrip()

@@ -95,7 +95,9 @@ def read(path: Path, lists: Collection[str] = ()) -> Header:
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror}", hint="name a .gguf file") from error
     except (struct.error, ValueError, EOFError, OverflowError) as error:
-        raise UsageError(f"{path} is damaged: its header ends too early or makes no sense", hint="make it again") from error
+        raise UsageError(
+            f"{path} is damaged: its header ends too early or makes no sense", hint="make it again"
+        ) from error
 
 
 def check(path: Path) -> Header:
@@ -107,7 +109,8 @@ def check(path: Path) -> Header:
     head = read(path)
     if head.expected is not None and head.size < head.expected:
         raise UsageError(
-            f"{path} is cut off: it has {head.size:,} bytes of {head.expected:,}", hint="make it again, or copy it again"
+            f"{path} is cut off: it has {head.size:,} bytes of {head.expected:,}",
+            hint="make it again, or copy it again",
         )
     return head
 

@@ -94,7 +94,9 @@ class Fallback:
 
 def _type(name: str, number: int, base: str, words: str) -> QuantType:
     block, size = BLOCKS[base]
-    return QuantType(name, number, base, 8 * size / block, block, FALLBACKS.get(base, "f16" if block > 1 else ""), words)
+    return QuantType(
+        name, number, base, 8 * size / block, block, FALLBACKS.get(base, "f16" if block > 1 else ""), words
+    )
 
 
 TYPES: dict[str, QuantType] = {
@@ -157,11 +159,6 @@ def find(name: str) -> QuantType:
 def _near(name: str) -> str:
     near = difflib.get_close_matches(name, TYPES, 3, 0.5)
     return f"near it: {', '.join(near)}" if near else f"there are {', '.join(TYPES)}"
-
-
-def intermediate(dtype: str) -> str:
-    """Type of the file that quantised ones are made from, for weights stored as `dtype`: bf16 loses nothing of bfloat16."""
-    return "bf16" if dtype == "bfloat16" else "f16"
 
 
 def fallbacks(config: Mapping[str, Any], name: str) -> list[Fallback]:

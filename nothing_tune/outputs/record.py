@@ -40,7 +40,9 @@ METHODS = {
 }
 """Methods and how they are written out."""
 _PATH = re.compile(r"(?<![\w:/.}])(?:~|[A-Za-z]:)?[/\\][\w.@+~-][\w.@+~ /\\-]*|(?<![\w/.])\.{1,2}(?:/[\w.@+~-]+)+")
-_FILE = re.compile(r"[\w.@+~ -]+(?:[/\\][\w.@+~ -]+)+\.(?:jsonl?|csv|tsv|parquet|arrow|ya?ml|jinja|txt|gz|zst|md|log|py|sh)")
+_FILE = re.compile(
+    r"[\w.@+~ -]+(?:[/\\][\w.@+~ -]+)+\.(?:jsonl?|csv|tsv|parquet|arrow|ya?ml|jinja|txt|gz|zst|md|log|py|sh)"
+)
 _INNER = frozenset({"num_tokens", "epoch"})
 
 
@@ -53,7 +55,7 @@ def of_run(run: Run, points: int = POINTS) -> dict[str, Any]:
         `base`: `{name_or_path, revision, licence, gated, family, parameters, parameters_b, hub}`;
         `method`: `{name, words, peft, quantization, dtype, trainable, total}`;
         `data`: `{sources: [{role, name, shown, hub, bytes, sha256, card, ...}], format, rows, eval_rows, supervised_tokens, counts}`;
-        `recipe`: `{layers, values, command}`; `values` is the resolved recipe, derived values included;
+        `recipe`: `{layers, values, training}`; `values` is the resolved recipe, derived values included, `training` what the trainer got;
         `curves`: `{loss, eval, learning_rate, grad_norm, memory_gib, tokens_per_s}`: lists of `[step, value]`, thinned to `points`;
         `evaluations_while_training`: `[{step, epoch, metrics}]`, all of them;
         `best`: `{step, epoch, metric, value}`; `metrics`: the final ones; `steps`, `total_steps`, `epochs`;
@@ -95,7 +97,11 @@ def of_run(run: Run, points: int = POINTS) -> dict[str, Any]:
             "total": start.get("total_parameters"),
         },
         "data": _data(plan, lock, start),
-        "recipe": {"layers": list(lock.get("layers") or []), "values": values},
+        "recipe": {
+            "layers": list(lock.get("layers") or []),
+            "values": values,
+            "training": dict(plan.get("training") or {}),
+        },
         "curves": {name: thinned(sorted(curve.items()), points) for name, curve in told["curves"].items()},
         "evaluations_while_training": [told["evals"][step] for step in sorted(told["evals"])],
         "best": _best(plan, told, metrics),
@@ -345,7 +351,7 @@ def _against(record: Mapping[str, Any], plan: Mapping[str, Any]) -> list[dict[st
     metrics, duration = record["metrics"], record["duration_s"]
     trained = metrics.get("trained_s")
     rate = metrics["num_tokens"] / trained if trained and metrics.get("num_tokens") else None
-    cost = min(planned.get("costs") or [], key=lambda c: c.get("usd") or 0.0, default={})
+    cost: dict[str, Any] = min(planned.get("costs") or [], key=lambda c: c.get("usd") or 0.0, default={})
     hourly = (cost.get("usd_per_hour") or 0.0) * (cost.get("gpus") or 1)
     rows = [
         ("training rows", (planned.get("rows") or {}).get("train"), None, None, record["data"]["rows"], "rows"),

@@ -58,13 +58,18 @@ def sizes(
             merged_bytes = None
     if wanted.merged or wanted.gguf or full:
         out.append(Size("merged", merged_bytes, kept=wanted.merged or full))
-    between = quantizations.intermediate(dtype)
-    if any(name not in quantizations.UNQUANTISED for name in wanted.gguf) and between not in wanted.gguf:
-        out.append(Size(between, _gguf(config, between), kept=False))
+    whole = between(dtype)
+    if any(name not in quantizations.UNQUANTISED for name in wanted.gguf) and whole not in wanted.gguf:
+        out.append(Size(whole, _gguf(config, whole), kept=False))
     out.extend(Size(name, _gguf(config, name), note=_note(config, name)) for name in wanted.gguf)
     if wanted.gguf_adapter:
         out.append(Size("adapter-f16", None if adapter_bytes is None else adapter_bytes // 2))
     return out
+
+
+def between(dtype: str) -> str:
+    """GGUF type that holds weights of `dtype` as they are: what quantised files are made from."""
+    return {"bfloat16": "bf16", "float16": "f16"}.get(dtype, "f32")
 
 
 def total(found: list[Size]) -> int | None:

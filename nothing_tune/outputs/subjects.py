@@ -8,10 +8,7 @@ from typing import Any
 
 from nothing_tune.artifacts import Run, checkpoint, find_run, read_json
 from nothing_tune.errors import StorageError, UsageError
-from nothing_tune.outputs import manifest
-
-MAGIC = b"GGUF"
-"""First bytes of a GGUF file: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md (read 2026-11)."""
+from nothing_tune.outputs import gguf_file, manifest, quantizations, record
 
 
 @dataclass(frozen=True)
@@ -26,7 +23,7 @@ class Subject:
         step: Optimizer step of the weights; None where unknown.
         base: The base model's name or folder; empty where there is none, or none is known.
         adapter: Whether there is an adapter on a base, which can be left off.
-        words: What it is in a few words: `nano with a LoRA adapter`.
+        words: What it is in a few words: `nano, QLoRA`.
     """
 
     kind: str
@@ -66,6 +63,8 @@ def find(word: str, root: Path, which: str | None = None, base: bool = False) ->
         return of_run(Run(known.path), which, base)
     if which is not None:
         raise UsageError(f"{word} is no run, so it has no checkpoints", hint="leave --checkpoint out")
+    if base and not known.adapter:
+        raise UsageError(f"{word} is {known.words}: it has no base beside it", hint="leave --base out")
     return known
 
 
@@ -73,10 +72,11 @@ def of_run(run: Run, which: str | None = None, base: bool = False) -> Subject:
     """A run: what it handed over, or a committed checkpoint. See `find`."""
     plan = run.plan()
     name = str((plan.get("model") or {}).get("name_or_path") or "")
-    method = str((plan.get("peft") or {}).get("peft_type") or "")
+    method = "" if not plan.get("peft") else record.method_of(plan.get("peft"), plan.get("quantization"))
     short = Path(name).name if name.startswith(("/", ".", "~")) else name
-    lora = "LoRA" if method.upper() == "LORA" else method
-    words = f"{short} with a {lora} adapter" if method else f"{short}, fine-tuned whole"
+    words = (
+        f"{short}, {record.METHODS.get(method, method).partition(':')[0]}" if method else f"{short}, fine-tuned whole"
+    )
     if base:
         return Subject("run", run.path, run.id, base=name, words=f"{short} as it was before")
     weights, step = _weights(run, which)
@@ -118,9 +118,13 @@ def _weights(run: Run, which: str | None) -> tuple[Path, int | None]:
 
 def _file(path: Path) -> Subject:
     with open(path, "rb") as handle:
-        if handle.read(4) != MAGIC:
+        if handle.read(len(gguf_file.MAGIC)) != gguf_file.MAGIC:
             raise UsageError(f"{path} is no GGUF file", hint="name a run, a model's folder or a .gguf file")
-    return Subject("gguf", path.absolute(), path.stem, words="GGUF", step=_step(path.absolute().parent))
+    facts = gguf_file.read(path).facts
+    number = facts.get("general.file_type")
+    of = next((name for name, known in quantizations.TYPES.items() if known.number == number), "")
+    words = " ".join(w for w in ("a", str(facts.get("general.architecture") or ""), "model as GGUF", of) if w)
+    return Subject("gguf", path.absolute(), path.stem, words=words, step=_step(path.absolute().parent))
 
 
 def _folder(path: Path) -> Subject | None:

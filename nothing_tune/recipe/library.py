@@ -8,9 +8,12 @@ from pathlib import Path
 from nothing_tune.errors import Place, Problem, RecipeError
 
 LAYER_KINDS = ("base", "methods", "quantization", "models", "gpus", "scenarios")
-"""Folders of the library that hold layers; every other YAML file in it is a recipe that people run, but those of `PROVIDERS`."""
+"""Folders of the library that hold layers; every other YAML file in it is a recipe that people run, but those of `PROVIDERS`
+and `JUDGES`."""
 PROVIDERS = "providers"
 """Folder of the library that holds prices, which are no layers: see `providers.py`."""
+JUDGES = "judges"
+"""Folder of the library that says how answers are judged, no layers either: see `judges.py`."""
 
 
 def library_root() -> Path:
@@ -21,12 +24,14 @@ def library_root() -> Path:
 
 
 def names(kind: str) -> list[str]:
-    """Names of a kind, sorted: `recipes` (`marco`, `templates/quick-start-7b`), `providers`, or one of `LAYER_KINDS` (`t4`, `l4`)."""
+    """Names of a kind, sorted: `recipes` (`marco`, `templates/quick-start-7b`), `providers`, `judges`, or one of `LAYER_KINDS` (`t4`)."""
     root = library_root()
     if kind != "recipes":
         return sorted(p.stem for p in (root / kind).glob("*.yaml"))
     found = (p.relative_to(root).with_suffix("") for p in root.rglob("*.yaml"))
-    return sorted(p.as_posix() for p in found if p.parts[0] not in (*LAYER_KINDS, PROVIDERS) and len(p.parts) <= 2)
+    return sorted(
+        p.as_posix() for p in found if p.parts[0] not in (*LAYER_KINDS, PROVIDERS, JUDGES) and len(p.parts) <= 2
+    )
 
 
 def find_recipe(name: str | Path) -> Path:
@@ -122,7 +127,7 @@ def _here(path: Path) -> list[str]:
 
 def _in_library(name: str) -> Path | None:
     inside = Path(name.removesuffix(".yaml"))
-    if ".." in inside.parts or inside.parts[:1] == (PROVIDERS,):
+    if ".." in inside.parts or inside.parts[:1] in ((PROVIDERS,), (JUDGES,)):
         return None
     path = library_root() / f"{inside}.yaml"
     return path if path.is_file() else None

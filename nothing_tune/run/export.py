@@ -33,7 +33,8 @@ class Outlook:
         run: The run.
         wanted: The outputs.
         which: `handed-over`, `best`, `last` or a step.
-        folder: Folder that the outputs go below.
+        to: Folder that `--to` names; None for the run's own.
+        folder: Folder that the outputs go into; the one above it where the engine must look which step it is.
         sizes: What is made, in order.
         dtype: Type of the base's weights as they are stored; empty where unknown.
         free: Bytes that are free there.
@@ -42,6 +43,7 @@ class Outlook:
     run: Run
     wanted: Wanted
     which: str
+    to: Path | None
     folder: Path
     sizes: tuple[Size, ...]
     dtype: str
@@ -78,15 +80,15 @@ def outlook(run: Run, wanted: Wanted, which: str = HANDED_OVER, to: Path | None 
     """
     refuse_unable(wanted)
     plan = Plan.from_json(run.plan())
-    folder = (to or run.path / "exports").absolute()
     base = base_folder(plan)
     held, dtype = stored(base) if base else (0, "")
     config, _ = config_of(plan, fetch=False)
     dtype = dtype or str((config or {}).get("dtype") or (config or {}).get("torch_dtype") or "bfloat16")
     weights = weights_folder(run, which)
+    folder = (to or run.path / "exports" / _step(weights)).absolute()
     own = sum(p.stat().st_size for p in weights.glob("*.safetensors")) if weights else None
     found = sizes(wanted, config, dtype, own, held or None, full=not plan.peft)
-    return Outlook(run, wanted, which, folder, tuple(found), dtype, _free(folder))
+    return Outlook(run, wanted, which, to, folder, tuple(found), dtype, _free(folder))
 
 
 def refuse_unable(wanted: Wanted) -> None:
@@ -126,6 +128,14 @@ def weights_folder(run: Run, which: str) -> Path | None:
     step = max(steps, default=0) if which == "last" else int(which) if which.isdigit() else 0
     folder = run.checkpoints / f"checkpoint-{step}"
     return folder if folder.is_dir() else None
+
+
+def _step(weights: Path | None) -> str:
+    """`step-60`: the folder for these weights; empty where they do not say of which step they are."""
+    from nothing_tune.artifacts import checkpoint, read_json
+
+    found = (read_json(weights / checkpoint.COMMIT) or {}) if weights else {}
+    return f"step-{found['step']}" if isinstance(found.get("step"), int) else ""
 
 
 def _free(folder: Path) -> int:

@@ -93,7 +93,8 @@ METHODS: dict[str, dict[str, Any]] = {
     "pissa": {"peft.init_lora_weights": "pissa"},
     "olora": {"peft.init_lora_weights": "olora"},
     "patterns": {
-        "peft.target_modules": ["q_proj", "v_proj", "o_proj", "down_proj"], "peft.rank_pattern": {"q_proj": 4}, "peft.alpha_pattern": {"v_proj": 64},
+        "peft.target_modules": ["q_proj", "v_proj", "o_proj", "down_proj"], "peft.rank_pattern": {"q_proj": 4},
+        "peft.alpha_pattern": {"v_proj": 64},
         "peft.layers_to_transform": [1],
     },
     "bias": {"peft.bias": "all"},  # of qwen2, which has some

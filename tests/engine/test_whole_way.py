@@ -57,7 +57,7 @@ def test_recipe_to_a_reply_from_llama_cpp(tmp_path: Path) -> None:
     assert made["proved"] is True, made
     proofs = {one["output"]: one["proof"] for one in made["outputs"]}
     assert set(proofs) == {"adapter", "merged", "q8_0", "q4_k_m"}
-    assert proofs["merged"]["kl"] < 1e-5 < 1e-2 < proofs["merged"]["effect"]
+    assert proofs["merged"]["kl"] < 1e-4 < 1e-2 < proofs["merged"]["effect"]
     assert proofs["q8_0"]["kl"] < 1e-3
     # it answers in llama.cpp as the data does
     rows = (ROOT / "recipes/samples/quickstart.eval.jsonl").read_text("utf-8").splitlines()[:PROMPTS]

@@ -19,8 +19,10 @@ from nothing_tune.run.export import Outlook
 INTERRUPTED = 130
 DRAW_S = 0.1
 """Seconds between two drawings of the line that moves."""
-NAME = 12
+NAME = 14
 """Columns of the names at the left."""
+GPUS = 6
+"""GPUs that are shown to serve on, the cheapest first."""
 MARKS = {True: "ok", False: "no", None: "?"}
 
 
@@ -33,7 +35,7 @@ def make(found: Outlook, page: Page) -> None:
     """
     request = {
         "do": "make", "run": str(found.run.path), "which": found.which, "wanted": found.wanted.to_json(),
-        "to": str(found.folder) if found.folder != found.run.path / "exports" else None,
+        "to": str(found.folder) if found.to else None,
     }  # fmt: skip
     _follow(request, page)
     page.close()
@@ -57,7 +59,7 @@ def listing(found: Outlook, page: Page) -> None:
     """Shows what --push would upload, of what is there already."""
     request = {
         "do": "list", "run": str(found.run.path), "which": found.which, "wanted": found.wanted.to_json(),
-        "to": str(found.folder) if found.folder != found.run.path / "exports" else None,
+        "to": str(found.folder) if found.to else None,
     }  # fmt: skip
     _follow(request, page)
 
@@ -88,7 +90,8 @@ class Page:
         self.outputs: list[dict[str, Any]] = []
         self.warnings: list[dict[str, Any]] = []
         self.usage: list[dict[str, Any]] = []
-        self.pushed: dict[str, Any] | None = None
+        self.advice: dict[str, Any] = {}
+        self.pushed: list[dict[str, Any]] = []
 
     def open(self, dry_run: bool = False) -> None:
         """What is ahead: each output and its size, and the room there is."""
@@ -144,8 +147,10 @@ class Page:
                 self.warn(str(event.get("what")), str(event.get("hint") or ""))
             elif kind == "usage":
                 self.usage.append(_without(event))
+            elif kind == "advice":
+                self.advice = _without(event)
             elif kind in ("listing", "pushed"):
-                self.pushed = _without(event)
+                self.pushed.append(_without(event))
                 self._pushed(event, kind == "listing")
 
     def close(self) -> None:
@@ -167,8 +172,12 @@ class Page:
             self.line(
                 f"{self.paint.dim(str(use.get('name')).ljust(NAME))}{self.paint.key(console.near(str(use.get('command'))))}"
             )
-            if use.get("what"):
-                self.told("", str(use["what"]), tint=self.paint.dim)
+        if self.advice:
+            head, *rows = self.advice["rows"]
+            self.line("")
+            self.told("serving on", str(self.advice["note"]))
+            for text in console.table(head, rows[:GPUS], right=range(1, len(head)), indent=NAME):
+                self.line(f"{' ' * NAME}{text}")
 
     @property
     def exit_code(self) -> int:
@@ -182,6 +191,7 @@ class Page:
             "source": self.source,
             "outputs": self.outputs,
             "usage": self.usage,
+            "serving": self.advice or None,
             "warnings": self.warnings,
             "pushed": self.pushed,
             "proved": verdict(self.outputs),

@@ -1,9 +1,9 @@
 """Tool calls in what a model has said: found by the tokenizer's own response template, or in the usual ways to write them.
 
-    <tool_call>{"name": ..., "arguments": {...}}</tool_call>        Hermes, Qwen, the model that ships
-    [TOOL_CALLS][{"name": ..., "arguments": {...}}]                 Mistral
-    <|python_tag|>{"name": ..., "parameters": {...}}, or bare       Llama 3
-    <functioncall> {"name": ..., "arguments": '{...}'}              Glaive, and `tool_text`
+<tool_call>{"name": ..., "arguments": {...}}</tool_call>        Hermes, Qwen, the model that ships
+[TOOL_CALLS][{"name": ..., "arguments": {...}}]                 Mistral
+<|python_tag|>{"name": ..., "parameters": {...}}, or bare       Llama 3
+<functioncall> {"name": ..., "arguments": '{...}'}              Glaive, and `tool_text`
 """
 
 from __future__ import annotations
@@ -19,7 +19,9 @@ _END = re.compile(r"\s*(?:</tool_call>|<\|/?[a-z_]+\|>|</s>)?\s*[;,]?\s*")
 _QUOTED = re.compile(r"""("arguments"\s*:\s*)'((?:[^'\\]|\\.|'(?!\s*\}))*)'(\s*\})""", re.DOTALL)
 
 
-def found(text: str, tools: Sequence[Any] | None, tokenizer: Any = None, raw: str = "") -> tuple[str, list[dict[str, Any]]]:
+def found(
+    text: str, tools: Sequence[Any] | None, tokenizer: Any = None, raw: str = ""
+) -> tuple[str, list[dict[str, Any]]]:
     """`(words, calls)` of an answer: what it says beside its calls, and the calls as `{"name", "arguments": {...}}`.
 
     Args:
@@ -72,7 +74,8 @@ def _read(text: str) -> list[dict[str, Any]]:
 def _call(value: Any) -> dict[str, Any] | None:
     if not isinstance(value, dict):
         return None
-    body = value.get("function") if isinstance(value.get("function"), dict) else value
+    inner = value.get("function")
+    body: dict[str, Any] = inner if isinstance(inner, dict) else value
     arguments = body.get("arguments", body.get("parameters", {}))
     if isinstance(arguments, str):
         with contextlib.suppress(ValueError):

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from nothing_tune.errors import UsageError
+from nothing_tune.outputs import gguf_file
 
 CONTEXT = 8192
 """Most tokens of context that are set up: the cache for all of a long context would take gigabytes before a word is said."""
@@ -33,21 +34,27 @@ class LlamaCpp:
             raise UsageError(
                 "reading a GGUF file needs llama-cpp-python", hint='pip install "nothing-tune[gguf]"'
             ) from error
-        self._library = llama_cpp
+        from transformers.utils.chat_template_utils import (
+            render_jinja_template,  # takes seconds: not at the first message
+        )
+
+        self._library, self._render = llama_cpp, render_jinja_template
+        facts = gguf_file.check(path).facts
+        kind = str(facts.get("general.type") or "model")
+        if kind != "model":
+            raise UsageError(f"{path.name} is no model but of type {kind}", hint="name the GGUF file of a whole model")
+        limit = int(facts.get(f"{facts.get('general.architecture')}.context_length") or CONTEXT)
+        size = min(limit, CONTEXT)
         try:
-            known = llama_cpp.Llama(str(path), vocab_only=True, verbose=False)
-            self.trained_context = int(known._model.n_ctx_train())
-            known.close()
-            size = min(self.trained_context or CONTEXT, CONTEXT)
             self.model: Any = llama_cpp.Llama(str(path), n_ctx=size, n_gpu_layers=-1, verbose=False)
         except (ValueError, RuntimeError, AssertionError) as error:
             raise UsageError(
                 f"llama.cpp cannot load {path}: {str(error).splitlines()[0] if str(error) else 'it says no more'}",
-                hint="a torn file, an adapter alone, or a model that this llama.cpp does not know; the log has its words",
+                hint="it may be of a kind of model that this llama.cpp does not know: pip install -U llama-cpp-python",
             ) from error
-        self.context: int | None = int(self.model.n_ctx())
+        self.context: int | None = size
         self.device = "gpu" if llama_cpp.llama_supports_gpu_offload() else "cpu"
-        self.dtype = str(self.model.metadata.get("general.file_type", ""))
+        self.dtype = ""
         self._vocab = self.model._model.vocab
         size = llama_cpp.llama_vocab_n_tokens(self._vocab)
         self._stops = frozenset(i for i in range(size) if llama_cpp.llama_vocab_is_eog(self._vocab, i))
@@ -70,9 +77,7 @@ class LlamaCpp:
             text = str(messages[-1].get("content") or "")
             begins = bool(self._library.llama_vocab_get_add_bos(self._vocab))
             return list(self.model.tokenize(text.encode(), add_bos=begins, special=True))
-        from transformers.utils.chat_template_utils import render_jinja_template
-
-        rendered, _ = render_jinja_template(
+        rendered, _ = self._render(
             conversations=[[dict(message) for message in messages]],
             tools=[dict(tool) for tool in tools] if tools else None,
             chat_template=template,

@@ -50,7 +50,9 @@ def load(run: Run, base: bool, weights: Path | None = None) -> tuple[Any, Any]:
 
     transformers.logging.set_verbosity_error()
     if not base and not plan.peft:
-        plan = Plan.from_json({**plan.to_json(), "model": {**plan.model, "name_or_path": str(weights), "revision": None}})
+        plan = Plan.from_json(
+            {**plan.to_json(), "model": {**plan.model, "name_or_path": str(weights), "revision": None}}
+        )
     model = build.model(plan)
     tokenizer = build.tokenizer(plan) if base or not plan.peft else AutoTokenizer.from_pretrained(weights)
     if not base and plan.peft:
@@ -129,7 +131,7 @@ def _plain(run: Run, plan: Plan, weights: Path) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="tune-chat-") as made:
         for name in ("adapter_model.safetensors", "adapter_config.json"):
             shutil.copy2(weights / name, Path(made) / name)
-        handover._convert(run, Path(made), plan)
+        handover.make_plain(Path(made), run, plan)
         yield Path(made)
 
 
@@ -180,7 +182,9 @@ class Transformers:
 
     def decode(self, ids: Sequence[int], special: bool = False) -> str:
         """The text of tokens; `special` keeps special tokens."""
-        return str(self.tokenizer.decode(list(ids), skip_special_tokens=not special, clean_up_tokenization_spaces=False))
+        return str(
+            self.tokenizer.decode(list(ids), skip_special_tokens=not special, clean_up_tokenization_spaces=False)
+        )
 
     def without_adapter(self) -> AbstractContextManager[Any]:
         """While it lasts, the base answers."""
@@ -195,11 +199,14 @@ class Transformers:
         import torch
         from transformers import StoppingCriteria, StoppingCriteriaList
 
-        class Cancelled(StoppingCriteria):  # type: ignore[misc]
+        class Cancelled(StoppingCriteria):
             def __call__(self, input_ids: Any, scores: Any, **_: Any) -> Any:
-                return torch.full((input_ids.shape[0],), cancel.is_set(), dtype=torch.bool, device=input_ids.device)
+                return torch.full(
+                    (input_ids.shape[0],), cancel.is_set() or left.is_set(), dtype=torch.bool, device=input_ids.device
+                )
 
         queue: Queue[int | BaseException | None] = Queue()
+        left = threading.Event()
         inputs = torch.tensor([list(ids)], device=self.model.device)
         tok = self.tokenizer
         given: dict[str, Any] = {
@@ -238,7 +245,7 @@ class Transformers:
                     raise item
                 yield item
         finally:
-            cancel.set()
+            left.set()
             thread.join()
 
 

@@ -1,18 +1,23 @@
 """Function calls in a model's words, read by the syntax of its chat template, which is learned by rendering calls with it.
 
-A template writes a call in one of three ways: a JSON object with name and arguments behind a mark (`<tool_call>{...}`), a name with a
-JSON object of arguments behind it, or a name with one mark for each parameter. Marks are taken from the rendered text; a syntax that
-does not read back what the template itself wrote is not used.
+Templates write calls in five ways. Marks are taken from the rendered text, and a syntax that does not read back what the template
+itself wrote is not used.
+
+    object       a mark, then a JSON object with name and arguments            <tool_call>{"name": "f", "arguments": {"a": 1}}
+    arguments    a mark, the name, then a JSON object of arguments             to=functions.f<|message|>{"a": 1}
+    parameters   a mark, the name, then one mark for each parameter            <function=f><parameter=a>1</parameter>
+    braces       a mark, the name, then an object with bare keys               call:f{a:<|"|>x<|"|>}
+    python       a mark, then calls as Python writes them                      [f(a=1)]
 """
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import json
-import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from nothing_tune.engine import template_probes, tool_text
@@ -23,6 +28,9 @@ _FIRST = {"wordofkey": "wordofvalue", "keyofother": "valueofother"}
 _DECODER = json.JSONDecoder()
 _ASK = {"role": "user", "content": "Ask."}
 _SEPARATORS = " \t\r\n,;[]"
+_BARE = re.compile(r'([{,]\s*)([^\s{}\[\],:"]+)\s*:')
+"""A key without quotes."""
+_WORDS = {"None": "null", "True": "true", "False": "false"}
 MARKS = ("<functioncall>", "<tool_call>", "[TOOL_CALLS]", "<|python_tag|>")
 """Marks in front of calls that are plain text of the rows: Glaive's, Hermes's, Mistral's, Llama's."""
 
@@ -55,11 +63,13 @@ class Syntax:
     """How calls are written.
 
     Attributes:
-        kind: `object`, `arguments` or `parameters`; `unknown` where calls can only be compared as text.
+        kind: See above; `unknown` where calls can only be compared as text.
         mark: What stands before a call; empty where the text begins with it.
         between: What stands between name and arguments (`arguments`), or name and first parameter (`parameters`).
         names: Keys of name and arguments (`object`).
         parameter: What opens a parameter, stands between its name and value, and closes it (`parameters`).
+        quote: What stands before and behind a text (`braces`).
+        end: What stands behind the calls (`python`).
     """
 
     kind: str
@@ -67,15 +77,18 @@ class Syntax:
     between: str = ""
     names: tuple[str, str] = ("name", "arguments")
     parameter: tuple[str, str, str] = ("", "", "")
+    quote: str = ""
+    end: str = ""
 
     def read(self, text: str) -> Read:
         """The calls in `text`."""
         if self.kind == "unknown":
             return Read((), False, text)
         calls, broken, first, at = [], False, len(text), 0
-        while (begin := self._begin(text, at)) >= 0:
+        while (begun := self._begin(text, at)) is not None:
+            begin, behind = begun
             first = min(first, begin)
-            found, at = getattr(self, f"_{self.kind}")(text, begin + len(self.mark))
+            found, at = getattr(self, f"_{self.kind}")(text, behind)
             calls += found
             broken |= not found
             if not self.mark and not found:
@@ -85,11 +98,14 @@ class Syntax:
             broken = text.lstrip().startswith("{") and f'"{self.names[0]}"' in text
         return Read(tuple(calls), broken, text[:first].strip())
 
-    def _begin(self, text: str, at: int) -> int:
+    def _begin(self, text: str, at: int) -> tuple[int, int] | None:
+        """Where the next call's mark begins and ends; None without one."""
         if self.mark:
-            return text.find(self.mark, at)
+            found = re.compile(_flexible(self.mark)).search(text, at)
+            return found.span() if found else None
         rest = text[at:].lstrip(_SEPARATORS)
-        return len(text) - len(rest) if rest.startswith("{") else -1
+        place = len(text) - len(rest)
+        return (place, place) if rest.startswith("{") else None
 
     def _object(self, text: str, at: int) -> tuple[list[Call], int]:
         """Objects that follow one another from `at` on: one, or a list of them."""
@@ -102,7 +118,7 @@ class Syntax:
                 return out, max(place, at)
             out.append(call)
             at = end
-            if "[" not in self.mark and text[at:].lstrip()[:1] not in (",", ";"):
+            if text[at:].lstrip()[:1] not in (",", ";"):
                 return out, at
 
     def _arguments(self, text: str, at: int) -> tuple[list[Call], int]:
@@ -118,18 +134,40 @@ class Syntax:
         return [Call(name.strip(), value)], end
 
     def _parameters(self, text: str, at: int) -> tuple[list[Call], int]:
-        opens, middle, closes = self.parameter
-        stop = text.find(self.mark, at)
-        block = text[at : stop if stop >= 0 else len(text)]
-        edge = re.search("|".join(re.escape(w) for w in (self.between, opens) if w) or r"\s", block)
-        name = (block[: edge.start()] if edge else block).strip()
+        opens, middle, closes = map(_flexible, self.parameter)
+        stop = re.compile(_flexible(self.mark)).search(text, at)
+        block = text[at : stop.start() if stop else len(text)]
+        edge = re.search("|".join(p for p in (_flexible(self.between), opens) if p), block)
+        name = (block[: edge.start()] if edge else re.split(r"[\s<>{}]", block.strip(), maxsplit=1)[0]).strip()
         if not name or not re.fullmatch(r"[^\s<>{}]+", name):
             return [], at
-        pattern = rf"{re.escape(opens)}(.*?){re.escape(middle)}(.*?){re.escape(closes)}"
-        pairs = re.findall(pattern, block, re.DOTALL)
-        if block.count(opens) != len(pairs):
+        pairs = re.findall(rf"{opens}(.*?){middle}(.*?){closes}", block, re.DOTALL)
+        if len(re.findall(opens, block)) != len(pairs):
             return [], at + len(block)
         return [Call(name, {k.strip(): _typed(v) for k, v in pairs})], at + len(block)
+
+    def _braces(self, text: str, at: int) -> tuple[list[Call], int]:
+        brace = text.find("{", at)
+        name = text[at:brace].strip()
+        if brace < 0 or not name or not re.fullmatch(r"[^\s<>{}]+", name):
+            return [], at
+        stop = re.compile(_flexible(self.mark)).search(text, at)
+        pieces = text[brace : stop.start() if stop else len(text)].split(self.quote)
+        for number, piece in enumerate(pieces):
+            bare = re.sub(r"\b(None|True|False)\b", lambda m: _WORDS[m[1]], piece)  # as Jinja writes them
+            pieces[number] = json.dumps(piece) if number % 2 else _BARE.sub(r'\1"\2":', bare)
+        value, _ = _json("".join(pieces), 0)
+        return ([Call(name, value)] if isinstance(value, dict) else []), brace + 1
+
+    def _python(self, text: str, at: int) -> tuple[list[Call], int]:
+        stop = text.find(self.end, at) if self.end else -1
+        stop = len(text) if stop < 0 else stop
+        try:
+            body = _PythonWords().visit(ast.parse(text[at:stop].strip(), mode="eval")).body
+            made = body.elts if isinstance(body, ast.List | ast.Tuple) else [body]
+            return [_python_call(one) for one in made], stop
+        except (SyntaxError, ValueError, RecursionError, MemoryError):
+            return [], stop
 
 
 def syntax(tokenizer: Any, template: Choice) -> Syntax:
@@ -139,9 +177,12 @@ def syntax(tokenizer: Any, template: Choice) -> Syntax:
     one = _written(tokenizer, template, [(_NAME, _FIRST)])
     if one is None:
         return Syntax("unknown")
-    for found in (_as_object(one), _as_arguments(one), _as_parameters(one)):
-        if found is not None and _reads_back(found, tokenizer, template):
-            return found
+    plain = _written(tokenizer, template, None)
+    one = one[_shared(one, plain or "") :]  # an empty thought before every answer is no mark of a call
+    for found in (_as_object(one), _as_arguments(one), _as_parameters(one), _as_braces(one), _as_python(one)):
+        for tried in [] if found is None else [found, replace(found, mark=found.mark.rsplit("\n", 1)[-1].strip())]:
+            if _reads_back(tried, tokenizer, template):
+                return tried
     return Syntax("unknown")
 
 
@@ -167,15 +208,25 @@ def read(text: str, known: Syntax) -> Read:
     return found
 
 
-def same(mine: Sequence[Call], theirs: Sequence[Call]) -> bool:
-    """Whether calls are the same: names and arguments as values, in any order."""
+def same(mine: Sequence[Call], theirs: Sequence[Call], typed: bool = True) -> bool:
+    """Whether calls are the same: names and arguments as values, in any order; without `typed` 7 and "7" are the same."""
     left = list(theirs)
     for call in mine:
-        twin = next((c for c in left if c.name == call.name and equal(c.arguments, call.arguments)), None)
+        twin = next((c for c in left if c.name == call.name and _fits(c.arguments, call.arguments, typed)), None)
         if twin is None:
             return False
         left.remove(twin)
     return not left
+
+
+def _fits(one: Mapping[str, Any], other: Mapping[str, Any], typed: bool) -> bool:
+    if typed or one.keys() != other.keys():
+        return equal(one, other)
+    return all(equal(one[k], other[k]) or _spelt(one[k]) == _spelt(other[k]) for k in one)
+
+
+def _spelt(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, sort_keys=True, ensure_ascii=False)
 
 
 def equal(one: Any, other: Any) -> bool:
@@ -219,13 +270,18 @@ def _typed(text: str) -> Any:
         return text
 
 
-def _written(tokenizer: Any, template: Choice, calls: Sequence[tuple[str, Mapping[str, Any]]]) -> str | None:
-    """What the template writes for an answer that consists of `calls`; None where it refuses."""
+def _written(tokenizer: Any, template: Choice, calls: Sequence[tuple[str, Mapping[str, Any]]] | None) -> str | None:
+    """What the template writes for an answer that consists of `calls`, of a word for None; None where it refuses."""
+    words = "wordofanswer" if calls is None else ""
+    calls = calls or []
     made = [
         {"type": "function", "id": f"abcDEF12{i}", "function": {"name": name, "arguments": dict(arguments)}}
         for i, (name, arguments) in enumerate(calls)
     ]
-    said = [_ASK, {"role": "assistant", "content": "", "tool_calls": made}]
+    said: list[dict[str, Any]] = [
+        _ASK,
+        {"role": "assistant", "content": words, **({"tool_calls": made} if made else {})},
+    ]
     names = dict(calls)
     tools = [
         {"type": "function", "function": {"name": n, "description": "A probe.", "parameters": {"type": "object", "properties": {}}}}
@@ -238,8 +294,12 @@ def _written(tokenizer: Any, template: Choice, calls: Sequence[tuple[str, Mappin
         return None
     if whole.startswith(head):
         return whole[len(head) :]
-    same_start = len(os.path.commonprefix([whole, head]))
-    return whole[same_start:]
+    return whole[_shared(whole, head) :]
+
+
+def _shared(one: str, other: str) -> int:
+    """Characters with which both begin."""
+    return next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
 
 
 def _reads_back(found: Syntax, tokenizer: Any, template: Choice) -> bool:
@@ -249,10 +309,10 @@ def _reads_back(found: Syntax, tokenizer: Any, template: Choice) -> bool:
         [(_NAME, _FIRST), (_OTHER, {"keyofother": "x"})],
     ):
         text = _written(tokenizer, template, calls)
-        if text is None:  # a template may take one call a turn only
+        if text is None or any(name not in text for name, _ in calls):  # a template may write one call a turn only
             continue
         got = found.read(text)
-        if got.broken or not same(got.calls, [Call(n, dict(a)) for n, a in calls]):
+        if got.broken or not same(got.calls, [Call(n, dict(a)) for n, a in calls], found.kind != "parameters"):
             return False
     return True
 
@@ -267,7 +327,7 @@ def _as_object(text: str) -> Syntax | None:
         name = next(k for k, v in inner.items() if v == _NAME)
         rest = [k for k, v in inner.items() if v == _FIRST or v == json.dumps(_FIRST)]
         if rest:
-            return Syntax("object", text[:place].strip(), names=(name, rest[0]))
+            return Syntax("object", text[:place].strip().rstrip("[ \n"), names=(name, rest[0]))
     return None
 
 
@@ -285,14 +345,49 @@ def _as_arguments(text: str) -> Syntax | None:
 
 def _as_parameters(text: str) -> Syntax | None:
     (key, value), (key2, value2) = _FIRST.items()
-    found = re.search(rf"(.*?){_NAME}(.*?){key}(.*?){value}(.*?){key2}(.*?){value2}(.*)", text, re.DOTALL)
+    found = re.search(rf"(.*){_NAME}(.*?){key}(.*?){value}(.*?){key2}(.*?){value2}(.*)", text, re.DOTALL)
     if not found:
         return None
     mark, head, middle, between, _, tail = found.groups()
-    opens = os.path.commonprefix([head[::-1], between[::-1]])[::-1]
+    opens = head[len(head) - _shared(head[::-1], between[::-1]) :]
     closes = between[: len(between) - len(opens)]
     if not opens.strip() or not closes.strip() or not tail.startswith(closes.rstrip()):
         return None
-    return Syntax(
-        "parameters", mark.strip(), head[: len(head) - len(opens)].strip(), parameter=(opens.strip(), middle.strip(), closes.strip())
-    )  # fmt: skip
+    between = head[: len(head) - len(opens)].strip()
+    marks = (opens.strip(), middle.strip(), closes.strip())
+    return Syntax("parameters", mark.split(_NAME)[-1].strip(), between, parameter=marks)
+
+
+def _as_braces(text: str) -> Syntax | None:
+    found = re.search(rf"(\S*?){_NAME}\{{.*?keyofother:(.+?)valueofother(.+?)[,}}]", text, re.DOTALL)
+    if not found or found[2] != found[3]:
+        return None
+    return Syntax("braces", found[1], quote=found[2])
+
+
+def _as_python(text: str) -> Syntax | None:
+    found = re.search(rf"(.*?)\[?{_NAME}\(.*?\)\]?(.*)", text, re.DOTALL)
+    if not found or not found[1].strip():
+        return None
+    return Syntax("python", found[1].strip(), end=(found[2].split() or [""])[0])
+
+
+def _python_call(node: ast.expr) -> Call:
+    """A call of Python's with values that are spelt out; `ValueError` for anything else."""
+    if not isinstance(node, ast.Call) or node.args or any(k.arg is None for k in node.keywords):
+        raise ValueError("no call with named arguments")
+    return Call(ast.unparse(node.func), {str(k.arg): ast.literal_eval(k.value) for k in node.keywords})
+
+
+class _PythonWords(ast.NodeTransformer):
+    """JSON's words for values that Python spells otherwise."""
+
+    def visit_Name(self, node: ast.Name) -> ast.expr:
+        """`true`, `false` and `null` as values; other names stay, and are no value."""
+        words = {"true": True, "false": False, "null": None}
+        return ast.Constant(words[node.id]) if node.id in words else node
+
+
+def _flexible(mark: str) -> str:
+    """A pattern for a mark whose white space may be more or less."""
+    return r"\s*".join(map(re.escape, mark.split()))

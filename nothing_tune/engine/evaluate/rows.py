@@ -229,7 +229,7 @@ def refuse_seen(pairs: Sequence[tuple[str, str]], whole: int, run: Run) -> None:
         return
     one = len(pairs) == 1
     more = f", and {len(pairs) - 3:,} more" if len(pairs) > 3 else ""
-    listed = "; ".join(f"{mine} is {theirs}" for mine, theirs in pairs[:3])
+    listed = "; ".join(mine if mine == theirs else f"{mine} is {theirs}" for mine, theirs in pairs[:3])
     raise UsageError(
         Problem(
             f"run {run.id} was trained on {len(pairs):,} of these {whole:,} rows: {listed}{more}",

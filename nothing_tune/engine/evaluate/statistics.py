@@ -143,5 +143,5 @@ def _value(sums: list[Numbers], form: Form) -> Numbers:
         return out - form(sums[2] / sums[3]) if len(sums) == 4 else out
 
 
-def _finite(value: float) -> float | None:
+def _finite(value: Any) -> float | None:
     return float(value) if math.isfinite(value) else None

@@ -35,7 +35,9 @@ def make(source: Source, send: Send) -> Path:
         StorageError: The disk refuses.
     """
     if source.full:
-        raise UsageError(f"run {source.run.id} trained the whole model: it has no adapter", hint="--merge exports the model")
+        raise UsageError(
+            f"run {source.run.id} trained the whole model: it has no adapter", hint="--merge exports the model"
+        )
     folder = source.adapter
     partial = folder.with_name(f".{folder.name}.partial")
     try:
@@ -87,7 +89,9 @@ def tokenizer(source: Source, folder: Path) -> None:
         elif path.is_file():
             shutil.copyfile(path, folder / name)
     if not (folder / "tokenizer_config.json").is_file():
-        raise UsageError(f"{source.weights} has no tokenizer", hint="export what the run handed over, or a newer checkpoint")
+        raise UsageError(
+            f"{source.weights} has no tokenizer", hint="export what the run handed over, or a newer checkpoint"
+        )
     core = folder / "tokenizer.json"
     if core.is_file():
         read = _read(core)
@@ -99,7 +103,11 @@ def tokenizer(source: Source, folder: Path) -> None:
 def _own_template(source: Source, folder: Path) -> None:
     """Puts the model's own template back where an older version left the one that training rendered with."""
     path = folder / "chat_template.jinja"
-    text = path.read_text(encoding="utf-8") if path.is_file() else _read(folder / "tokenizer_config.json").get("chat_template")
+    text = (
+        path.read_text(encoding="utf-8")
+        if path.is_file()
+        else _read(folder / "tokenizer_config.json").get("chat_template")
+    )
     if source.plan.data.get("chat_template") or not isinstance(text, str) or not MARKERS.search(text):
         return
     own = getattr(build.tokenizer(source.plan), "chat_template", None)

@@ -120,15 +120,17 @@ def _files(folder: Path) -> dict[str, str]:
         gone = sorted({file for file in listed.values() if not (folder / file).is_file()})
         if gone:
             raise UsageError(
-                Problem(
-                    f"the base model is not whole: {gone[0]} is not in {folder}", key=_KEY, hint="fetch it again"
-                )
+                Problem(f"the base model is not whole: {gone[0]} is not in {folder}", key=_KEY, hint="fetch it again")
             )
-        order = {n: (file, entry.begin) for file in set(listed.values()) for n, entry in tensors.header(folder / file).items()}
+        order = {
+            n: (file, entry.begin)
+            for file in set(listed.values())
+            for n, entry in tensors.header(folder / file).items()
+        }
         return dict(sorted(listed.items(), key=lambda item: order.get(item[0], (item[1], 0))))
     if (folder / SINGLE).is_file():
         entries = tensors.header(folder / SINGLE)
-        return {name: SINGLE for name in sorted(entries, key=lambda n: entries[n].begin)}
+        return dict.fromkeys(sorted(entries, key=lambda n: entries[n].begin), SINGLE)
     pickled = sorted(p.name for pattern in ("pytorch_model*.bin", "*.pth", "*.ckpt") for p in folder.glob(pattern))
     if pickled:
         raise UsageError(
@@ -138,7 +140,9 @@ def _files(folder: Path) -> dict[str, str]:
                 hint="convert it to safetensors where you trust it: AutoModelForCausalLM.from_pretrained(...).save_pretrained(FOLDER)",
             )
         )
-    raise UsageError(Problem(f"there are no safetensors weights in {folder}", key=_KEY, hint="fetch the base model again"))
+    raise UsageError(
+        Problem(f"there are no safetensors weights in {folder}", key=_KEY, hint="fetch the base model again")
+    )
 
 
 def _from_hub(name: str, revision: str) -> Path:

@@ -119,7 +119,9 @@ def _handed_over(run: Run) -> Path:
 def _checkpoint(run: Run, which: str) -> Path:
     there = checkpoint.complete(run.checkpoints)
     if not there:
-        raise UsageError(f"run {run.id} has no checkpoint yet: it is {run.state()}", hint=f"tune resume {run.id} goes on")
+        raise UsageError(
+            f"run {run.id} has no checkpoint yet: it is {run.state()}", hint=f"tune resume {run.id} goes on"
+        )
     if which == "last":
         newest, faults = checkpoint.newest(run.checkpoints)
         if newest is None:

@@ -10,15 +10,18 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from nothing_tune.artifacts import Run, write_text
+from nothing_tune.engine import failures
 from nothing_tune.engine.export import adapter, base, gguf, merge, proof, push, serving, source
 from nothing_tune.engine.export.source import Base, Source
 from nothing_tune.engine.job import Send
-from nothing_tune.errors import Busy, StorageError
+from nothing_tune.errors import Busy, OutOfMemory, StorageError, TuneError
 from nothing_tune.outputs import Wanted, card, manifest, quantizations, record
+from nothing_tune.outputs.sizes import between
 
 LOCK = ".lock"
 ADAPTER_GGUF = "adapter-f16"
@@ -42,7 +45,7 @@ def work(request: dict[str, Any], send: Send) -> None:
         if request.get("do") == "list":
             _push(found, wanted, send, dry_run=True)
         else:
-            with _held(found.folder):
+            with _held(found.folder), _told(found.folder):
                 _Export(found, wanted, send).make()
     send(type="report")
 
@@ -61,6 +64,10 @@ class _Export:
     def make(self) -> None:
         """Makes everything in order."""
         src, wanted = self.source, self.wanted
+        src.facts["base"] |= {
+            "revision": self.base.revision or src.facts["base"].get("revision"),
+            "licence": self.base.licence,
+        }
         self.send(
             type="source", run=src.run.id, step=src.step, folder=str(src.folder), weights=str(src.weights),
             base=src.facts.get("base"),
@@ -80,37 +87,34 @@ class _Export:
             _push(src, wanted, self.send, dry_run=False)
 
     def _gguf(self) -> None:
-        """All GGUF files; those that are quantised come from one that holds the weights as they are."""
-        lossless = quantizations.intermediate(self.base.dtype)
-        on_the_way = self.source.folder / "gguf" / f".{self._file(lossless)}"
-        for name in self._types():
-            direct = name in quantizations.UNQUANTISED
+        """All GGUF files, and the adapter alone."""
+        folder = self.source.folder / "gguf"
+        for name in [*self._types(), *([ADAPTER_GGUF] if self.wanted.gguf_adapter else [])]:
+            make = partial(self._make_gguf, name=name)
+            self._output("gguf", name, self._gguf_settings(name), make, partial(self._gguf_proof, name))
+        for left in folder.glob(".*.gguf"):
+            left.unlink(missing_ok=True)
 
-            def make(folder: Path, name: str = name, direct: bool = direct) -> None:
-                out = folder / self._file(name)
-                if direct:
-                    gguf.convert(self.source.folder / "merged", out, name, self.send)
-                    return
-                whole = folder / self._file(lossless)
-                if not self._has(lossless):
-                    whole = on_the_way
-                    if not whole.is_file():
-                        gguf.convert(self.source.folder / "merged", whole, lossless, self.send)
-                gguf.quantize(whole, out, name, self.send)
-
-            self._output("gguf", name, self._gguf_settings(name), make, lambda name=name: self._gguf_proof(name))
-        on_the_way.unlink(missing_ok=True)
-        if self.wanted.gguf_adapter:
-            out = self.source.folder / "gguf" / self._file(ADAPTER_GGUF)
-            self._output(
-                "gguf", ADAPTER_GGUF, self._gguf_settings(ADAPTER_GGUF),
-                lambda _: gguf.convert_adapter(self.source.adapter, self.base.folder, out, self.send),
-                lambda: self._gguf_proof(ADAPTER_GGUF),
-            )  # fmt: skip
+    def _make_gguf(self, folder: Path, name: str) -> None:
+        """One GGUF file; a quantised one comes from one that holds the weights as they are."""
+        out, model = folder / self._file(name), self.source.folder / "merged"
+        if name == ADAPTER_GGUF:
+            gguf.convert_adapter(self.source.adapter, self.base.folder, out, self.send)
+            return
+        if name in quantizations.UNQUANTISED:
+            gguf.convert(model, out, name, self.send)
+            return
+        lossless = between(self.dtype)
+        whole = folder / self._file(lossless)
+        if not self._has(lossless):
+            whole = folder / f".{self.source.facts['digest'][:16]}-{lossless}.gguf"
+            if not whole.is_file():
+                gguf.convert(model, whole, lossless, self.send)
+        gguf.quantize(whole, out, name, self.send)
 
     def _types(self) -> list[str]:
         """GGUF types in the order in which they are made: first the one that the others are made from, where it is kept."""
-        return sorted(self.wanted.gguf, key=lambda name: name != quantizations.intermediate(self.base.dtype))
+        return sorted(self.wanted.gguf, key=lambda name: name != between(self.dtype))
 
     def _has(self, name: str) -> bool:
         return (
@@ -165,6 +169,11 @@ class _Export:
         return self._base
 
     @property
+    def dtype(self) -> str:
+        """Type of the whole model's weights as they are stored."""
+        return base.at(self.source.weights).dtype if self.source.full else self.base.dtype
+
+    @property
     def reference(self) -> Any:
         """What the run answers, computed once."""
         if self._reference is None:
@@ -172,7 +181,7 @@ class _Export:
         return self._reference
 
     def _merged_settings(self) -> dict[str, Any]:
-        return {"dtype": self.base.dtype}
+        return {"dtype": self.dtype}
 
     def _gguf_settings(self, name: str) -> dict[str, Any]:
         return {"type": name, "llama_cpp": gguf.VERSION}
@@ -204,6 +213,24 @@ def _verify(folder: Path, send: Send) -> None:
 
 def _push(found: Source, wanted: Wanted, send: Send, dry_run: bool) -> None:
     push.push(found.folder, wanted.push, wanted.private, dry_run, send)
+
+
+@contextlib.contextmanager
+def _told(folder: Path) -> Iterator[None]:
+    """Says of a full disk and of too little memory what that means for an export."""
+    try:
+        yield
+    except Exception as error:
+        known = failures.explain(error)
+        if isinstance(error, TuneError) or not isinstance(known, StorageError | OutOfMemory):
+            raise
+        if isinstance(known, StorageError):
+            what, cure = (
+                f"the disk refused to write in {folder}: it is full or failing",
+                "free some space, or --to another disk",
+            )
+            raise StorageError(what, hint=f"{cure}; the same command goes on") from error
+        raise OutOfMemory(known.problems[0].what, hint="a machine with more memory, or --no-proof") from error
 
 
 @contextlib.contextmanager

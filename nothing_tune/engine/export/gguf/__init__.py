@@ -7,6 +7,6 @@ adapter alone. A file under its final name is whole: it is written beside it and
 from nothing_tune.engine.export.gguf.adapter import convert_adapter
 from nothing_tune.engine.export.gguf.convert import convert
 from nothing_tune.engine.export.gguf.quantize import quantize
-from nothing_tune.engine.export.gguf.sources import tree
+from nothing_tune.engine.export.gguf.sources import VERSION, tree
 
-__all__ = ["convert", "convert_adapter", "quantize", "tree"]
+__all__ = ["VERSION", "convert", "convert_adapter", "quantize", "tree"]

@@ -23,7 +23,10 @@ import nothing_tune
 from nothing_tune.errors import OutOfMemory, RunError, StorageError, TuneError
 
 Event = dict[str, Any]
-_FULL = re.compile(r"No space left on device|Errno 28|Errno 122|Disk quota exceeded|Errno 30|Read-only file system|Errno 27|File too large")
+_FULL = re.compile(
+    r"No space left on device|Errno 28|Errno 122|Disk quota exceeded|Errno 30|Read-only file system|Errno 27|File too large"
+    r"|requested and \d+ written|iostream error"
+)
 _NOISE = re.compile(r"^\s*$|^\s*[\^~]+\s*$")
 _KEPT = 40
 
@@ -37,10 +40,10 @@ def run(
     line: Callable[[str], None] | None = None,
     where: Path | None = None,
 ) -> Event:
-    """Runs `python -m nothing_tune.engine.export.gguf.MODULE` with `request` on stdin, and returns its event `done`.
+    """Runs `work` of module `module` of this box in a process of its own, with `request` on stdin, and returns its event `done`.
 
     Args:
-        module: Name of the module.
+        module: One of `child.NAMES`.
         request: What it is asked, plain data.
         on: Called with every event but the last.
         source: llama.cpp's folder, put before all else on the module path.
@@ -54,11 +57,13 @@ def run(
     last: deque[str] = deque(maxlen=_KEPT)
     answer: Event = {}
     process = subprocess.Popen(
-        [sys.executable, "-P", "-m", f"nothing_tune.engine.export.gguf.{module}"],
+        [sys.executable, "-P", "-m", "nothing_tune.engine.export.gguf.child", module],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=_environment(source),
         text=True, encoding="utf-8", errors="replace", bufsize=1,
     )  # fmt: skip
-    assert process.stdin and process.stdout and process.stderr
+    assert process.stdin
+    assert process.stdout
+    assert process.stderr
     reader = Thread(target=_log, args=(process.stderr, last, line), daemon=True)
     reader.start()
     try:
@@ -76,6 +81,8 @@ def run(
             process.kill()
             process.wait()
         reader.join(5)
+        process.stdout.close()
+        process.stderr.close()
     if answer.get("type") == "done":
         return answer
     raise _failure(answer, code, list(last), where)
@@ -88,7 +95,9 @@ def partial(out: Path) -> Path:
         out.parent.mkdir(parents=True, exist_ok=True)
         path.unlink(missing_ok=True)
     except OSError as error:
-        raise StorageError(f"cannot write {out}: {error.strerror}", hint="free some space or mend the permissions") from error
+        raise StorageError(
+            f"cannot write {out}: {error.strerror}", hint="free some space or mend the permissions"
+        ) from error
     return path
 
 
@@ -104,9 +113,7 @@ def whole(out: Path) -> Iterator[Path]:
         try:
             gguf_file.check(path)
         except UsageError as error:  # llama.cpp does not notice every write that failed
-            raise StorageError(
-                f"{out.name} was not written to its end", hint="free some space, then again"
-            ) from error
+            raise StorageError(f"{out.name} was not written to its end", hint="free some space, then again") from error
         try:
             with open(path, "rb") as handle:
                 os.fsync(handle.fileno())
@@ -136,7 +143,8 @@ def answer(work: Callable[[Event, Callable[..., None]], Event]) -> int:
         return 1
     except OSError as error:
         if _FULL.search(str(error)):
-            send(type="error", kind="StorageError", what=f"the disk refused to write: {error.strerror}", hint=_SPACE)
+            reason = error.strerror or "it is full"
+            send(type="error", kind="StorageError", what=f"the disk refused to write: {reason}", hint=_SPACE)
             return 1
         raise
     except MemoryError:
@@ -164,7 +172,12 @@ def _environment(source: Path | None) -> dict[str, str]:
     own = str(Path(nothing_tune.__file__).parents[1])
     first = [str(source), str(source / "gguf-py")] if source else []
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([*first, own]), "PYTHONUNBUFFERED": "1"}
-    environment |= {"PYTHONDONTWRITEBYTECODE": "1", "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "PYTHONIOENCODING": "utf-8"}
+    environment |= {
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "HF_HUB_OFFLINE": "1",
+        "TRANSFORMERS_OFFLINE": "1",
+        "PYTHONIOENCODING": "utf-8",
+    }
     environment |= {"TOKENIZERS_PARALLELISM": "false", "NO_LOCAL_GGUF": "1", "TMPDIR": tempfile.gettempdir()}
     return environment
 

@@ -79,9 +79,7 @@ def installed() -> str:
     except importlib.metadata.PackageNotFoundError:
         raise UsageError("GGUF files need llama-cpp-python, which is not installed", hint=INSTALL) from None
     if found != VERSION:
-        raise UsageError(
-            f"llama-cpp-python {found} is installed, and the converter belongs to {VERSION}", hint=INSTALL
-        )
+        raise UsageError(f"llama-cpp-python {found} is installed, and the converter belongs to {VERSION}", hint=INSTALL)
     return found
 
 

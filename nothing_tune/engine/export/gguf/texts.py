@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import random
 from typing import Any
 
@@ -10,14 +9,49 @@ from nothing_tune.engine import template_probes
 from nothing_tune.engine.export import stops
 
 PLAIN = (
-    "Hello world", "hello", " leading", "trailing ", "  two  spaces   three    four", "a\nb\n\nc\n\n\nd", "tab\tand\t\ttabs", "\n", " ", "   ",
-    "\r\nwindows\r\nlines", "I'm, you're, we've, they'll, he'd, it's, don't, CAN'T, I'M", "3 33 333 3333 33333 333333 3.14 1,000,000 2026-11-21",
-    "x=1;y+=2;z**3//4 # comment", "def f(a, b=None):\n    return {'k': [a, b]}\n\n\nclass X:\n\tpass\n", "#include <stdio.h>\nint main(){return 0;}",
-    '{"name": "f", "arguments": {"x": [1, 2.5e-3, null, true]}}', "https://example.org/a?b=c&d=%20e#f", "a_b__c-d--e.f..g...h", "!?!?!! ,,;;::", "(a)[b]{c}<d>",
-    "naïve café über straße", "Ελληνικά κείμενο", "Привет, мир! Это проверка.", "日本語のテキストです。", "中文文本，测试。", "한국어 텍스트", "नमस्ते दुनिया",
-    "สวัสดีชาวโลก", "שלום עולם", "مرحبا بالعالم", "🙂 🚀🚀 👩‍👩‍👧 🇮🇹", "½ ² ③ Ⅷ ١٢٣ ４５６", "CamelCaseWords andLowerUPPER MIXEDcase", "e.g. U.S.A. 5kg 10% $20 €30",
-    "“curly” ‘quotes’ — dashes – and … dots", "supercalifragilisticexpialidocious" * 2, "aaaa" * 9, "word " * 12, "//////----======", "\u00a0no\u00a0break\u2003em", "a\u200bb",
-)  # fmt: skip
+    "Hello world",
+    "hello",
+    " leading",
+    "trailing ",
+    "  two  spaces   three    four",
+    "a\nb\n\nc\n\n\nd",
+    "tab\tand\t\ttabs",
+    "\n",
+    " ",
+    "   ",
+    "\r\nwindows\r\nlines",
+    "I'm, you're, we've, they'll, he'd, it's, don't, CAN'T, I'M",
+    "3 33 333 3333 33333 333333 3.14 1,000,000 2026-11-21",
+    "x=1;y+=2;z**3//4 # comment",
+    "def f(a, b=None):\n    return {'k': [a, b]}\n\n\nclass X:\n\tpass\n",
+    "#include <stdio.h>\nint main(){return 0;}",
+    '{"name": "f", "arguments": {"x": [1, 2.5e-3, null, true]}}',
+    "https://example.org/a?b=c&d=%20e#f",
+    "a_b__c-d--e.f..g...h",
+    "!?!?!! ,,;;::",
+    "(a)[b]{c}<d>",
+    "naïve café über straße",
+    "Ελληνικά κείμενο",
+    "Привет, мир! Это проверка.",
+    "日本語のテキストです。",
+    "中文文本\uff0c测试。",
+    "한국어 텍스트",
+    "नमस्ते दुनिया",
+    "สวัสดีชาวโลก",
+    "שלום עולם",
+    "مرحبا بالعالم",
+    "🙂 🚀🚀 👩\u200d👩\u200d👧 🇮🇹",
+    "½ ² ③ Ⅷ ١٢٣ \uff14\uff15\uff16",
+    "CamelCaseWords andLowerUPPER MIXEDcase",
+    "e.g. U.S.A. 5kg 10% $20 €30",
+    "“curly” \u2018quotes\u2019 — dashes \u2013 and … dots",
+    "supercalifragilisticexpialidocious" * 2,
+    "aaaa" * 9,
+    "word " * 12,
+    "//////----======",
+    "\u00a0no\u00a0break\u2003em",
+    "a\u200bb",
+)
 EDGES = ("e\u0301le\u0300ve decomposed", "\ufb01 ligature", " \u3000 wide space", "\u0130stanbul")
 """Texts that some tokenizers normalise first (Qwen: NFC), which llama.cpp does not; a difference is told, no more."""
 
@@ -25,7 +59,7 @@ EDGES = ("e\u0301le\u0300ve decomposed", "\ufb01 ligature", " \u3000 wide space"
 def made(tokenizer: Any) -> dict[str, list[str]]:
     """The texts by group: `plain`, `inside` (after a special token), `chat` (rendered conversations) and `edges`."""
     chance = random.Random(20261121)
-    pieces = [*PLAIN, "ABC", "ß", "１", "'", '"', "\n ", "\t ", ".", ". ", "-1", " 007"]
+    pieces = [*PLAIN, "ABC", "ß", "\uff11", "'", '"', "\n ", "\t ", ".", ". ", "-1", " 007"]
     mixed = ["".join(chance.choices(pieces, k=4)) for _ in range(40)]
     plain = [*PLAIN, *mixed]
     groups = {"plain": plain, "inside": [], "chat": [], "edges": list(EDGES)}
@@ -44,15 +78,14 @@ def made(tokenizer: Any) -> dict[str, list[str]]:
 
 
 def _chats(tokenizer: Any, template: str) -> list[str]:
+    """Every plain text once as a question and once as an answer."""
     out = []
-    turns = itertools.cycle(PLAIN)
-    for length in (1, 3):
-        for _ in range(8):
-            talk = [{"role": ("user", "assistant")[i % 2], "content": next(turns).strip() or "x"} for i in range(length)]
-            try:
-                out.append(template_probes.rendered(tokenizer, template, talk, None)[0])
-            except Exception:  # a template raises whatever it likes
-                continue
+    for asked, said in zip(PLAIN, (*PLAIN[7:], *PLAIN[:7]), strict=True):
+        talk = [{"role": "user", "content": asked}, {"role": "assistant", "content": said}]
+        try:
+            out.append(template_probes.rendered(tokenizer, template, talk, None)[0])
+        except Exception:  # a template raises whatever it likes
+            continue
     return out
 
 

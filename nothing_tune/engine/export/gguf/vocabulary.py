@@ -53,12 +53,14 @@ _LLAMA3 = _CONTRACTIONS + r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}|" + _TAIL
 _QWEN2 = _CONTRACTIONS + r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}|" + _TAIL
 _UPPER, _LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
 _START = r"[^\r\n\p{L}\p{N}]?"
-_CASES = _START + _UPPER + "*" + _LOWER + "+{0}|" + _START + _UPPER + "+" + _LOWER + "*{0}|"
+_CASES = _START + _UPPER + "*" + _LOWER + "+@|" + _START + _UPPER + "+" + _LOWER + "*@|"
 _SLASH = r" ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-_TEKKEN = _CASES.format("") + r"\p{N}|" + _SLASH
-_GPT4O = _CASES.format(_CONTRACTIONS + "?") + r"\p{N}{1,3}|" + _SLASH
+_TEKKEN = _CASES.replace("@", "") + r"\p{N}|" + _SLASH
+_GPT4O = _CASES.replace("@", _CONTRACTIONS + "?") + r"\p{N}{1,3}|" + _SLASH
 _GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
-_QWEN35 = _CONTRACTIONS + r"|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+_QWEN35 = (
+    _CONTRACTIONS + r"|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 
 SPLITS: dict[tuple[str, ...], tuple[str, ...]] = {
     (_LLAMA3,): ("llama-bpe", "smaug-bpe"),
@@ -69,7 +71,6 @@ SPLITS: dict[tuple[str, ...], tuple[str, ...]] = {
     (_GPT2,): ("gpt-2",),
     ("digits", _GPT2): ("smollm", "starcoder"),
     (r"\p{N}", _GPT2): ("smollm", "starcoder"),
-    (r"\p{N}{1,3}", r"[一-龥぀-ゟ゠-ヿ]+"): ("deepseek-v3",),
 }
 """How tokenizer.json splits -> names that do so; the first that ignores merges as the tokenizer does comes first."""
 
@@ -123,7 +124,10 @@ def _byte_level(whole: Mapping[str, Any], added: Mapping[int, Any], size: int) -
     known = SPLITS.get(found) or SPLITS.get(found[:2]) or ()
     ignoring = bool(whole["model"].get("ignore_merges"))
     likely = sorted(known, key=lambda name: (name in _IGNORES_MERGES) != ignoring)
-    space = any(s["type"] == "ByteLevel" and s.get("add_prefix_space") for s in _steps(whole.get("pre_tokenizer"), "pretokenizers"))
+    space = any(
+        s["type"] == "ByteLevel" and s.get("add_prefix_space")
+        for s in _steps(whole.get("pre_tokenizer"), "pretokenizers")
+    )
     for name in dict.fromkeys([*likely, *NAMES]):
         yield Vocabulary("gpt2", name, tokens, types, merges=merges, space_prefix=True if space else None)
 
@@ -153,8 +157,17 @@ def _unigram(whole: Mapping[str, Any], added: Mapping[int, Any], size: int) -> I
     tokens, types = _tokens({text: i for i, (text, _) in enumerate(listed)}, added, size, unknown)
     scores = tuple(float(listed[i][1]) if i < len(listed) else 0.0 for i in range(size))
     steps = _steps(whole.get("normalizer"), "normalizers")
-    table = next((base64.b64decode(s["precompiled_charsmap"]) for s in steps if s["type"] == "Precompiled" and s.get("precompiled_charsmap")), b"")
-    one = any(s["type"] == "Replace" and s.get("content") in (" ", "▁") and "{2,}" in str(s.get("pattern")) for s in steps)
+    table = next(
+        (
+            base64.b64decode(s["precompiled_charsmap"])
+            for s in steps
+            if s["type"] == "Precompiled" and s.get("precompiled_charsmap")
+        ),
+        b"",
+    )
+    one = any(
+        s["type"] == "Replace" and s.get("content") in (" ", "▁") and "{2,}" in str(s.get("pattern")) for s in steps
+    )
     first = Vocabulary("t5", "default", tokens, types, scores, one_space=one, charsmap=table)
     prefixed = _prefixed(whole)
     for space in (prefixed, not prefixed):

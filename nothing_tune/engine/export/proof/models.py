@@ -28,7 +28,7 @@ def parameters(folder: Path) -> int:
     total = 0
     for path in sorted(folder.glob("*.safetensors")):
         with safe_open(path, framework="pt") as handle:
-            for name in handle.keys():  # noqa: SIM118: the handle is no mapping
+            for name in handle.keys():  # noqa: SIM118  # it is no mapping
                 count = 1
                 for length in handle.get_slice(name).get_shape():
                     count *= length

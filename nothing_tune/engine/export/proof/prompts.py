@@ -51,7 +51,7 @@ CONVERSATIONS: list[dict[str, Any]] = [
         "messages": [
             {"role": "system", "content": "Answer in one sentence."},
             {"role": "user", "content": "Perché il mare è salato? 海 · море · θάλασσα · 🌊"},
-            {"role": "assistant", "content": "Perché i fiumi portano sali dalle rocce – da milioni d’anni."},
+            {"role": "assistant", "content": "Perché i fiumi portano sali dalle rocce: così da milioni d'anni, piano…"},
         ]
     },
     {
@@ -99,7 +99,8 @@ CONVERSATIONS: list[dict[str, Any]] = [
 """The fixed conversations; a template that refuses one (system, tools) is not asked for it."""
 TEXTS = (
     "Hello, world!", " leading and trailing  ", "line\n\n\nbreaks\r\n\tand tabs", "1 22 333 4444 3.14159 1,000,000 2026-11-21",
-    "città naïve Übermut œuvre ½ Ελλάδα Привет 日本語 한국어 العربية עברית हिन्दी", "🙂👩‍👩‍👧‍👦🇮🇹 é vs e\u0301", "don't we're I'LL it's",
+    "città naïve Übermut œuvre ½ Ελλάδα Привет 日本語 한국어 العربية עברית हिन्दी", "🙂👩‍👩‍👧‍👦🇮🇹 é", "cafe\u0301 A\u030angstro\u0308m",
+    "don't we're I'LL it's",
     "def f(x):\n    return {'a': [x ** 2, None]}  # !=<>", "https://example.org/?q=a%20b&c=1#d", "a" * 40, "  \n ",
 )  # fmt: skip
 """The fixed texts whose tokens must be the same wherever they are made."""
@@ -156,7 +157,7 @@ def prompts(run: Run, plan: Plan, tokenizer: Any, base_tokenizer: Any, vocabular
         why = next(iter(str(error).splitlines()), type(error).__name__).removeprefix("error: ")
     if not own and not why:
         why = "no row of it has tokens"
-    fixed = [ids for ids in _fixed(tokenizer) if 1 < len(ids) and max(ids) < vocabulary]
+    fixed = [ids for ids in _fixed(tokenizer) if len(ids) > 1 and max(ids) < vocabulary]
     left = room - sum(len(p.places) for p in own)
     out = list(own)
     for number, ids in enumerate(fixed):
@@ -184,7 +185,9 @@ def _rows(run: Run, plan: Plan, tokenizer: Any) -> Iterator[tuple[list[int], lis
     evaluated = str(plan.training.get("eval_strategy") or "no") != "no"
     found = prepare.load(plan, tokenizer, evaluated, date)
     for data in (found.eval, found.train):
-        for index in range(min(OWN, len(data)) if data is not None else 0):
+        if data is None:
+            continue
+        for index in range(min(OWN, len(data))):
             entry = data[index]
             end = entry["seq_lengths"][0] if "seq_lengths" in entry else len(entry["input_ids"])
             yield list(entry["input_ids"][:end]), list(entry["labels"][:end])

@@ -58,7 +58,7 @@ def compare(merged: Path, base: Path, adapter: Path) -> Found:
     config = read_json(adapter / "adapter_config.json") or {}
     tensors = {n: t for f in sorted(adapter.glob("adapter_model*.safetensors")) for n, t in load_file(f).items()}
     theirs, ours = _Files(base), _Files(merged)
-    trained = _grouped(tensors, theirs.names)
+    trained = _grouped(tensors, theirs.names | ours.names)
     rest = set(trained.pop("", {}))
     found = Found(unknown=sorted(rest))
     computed = (
@@ -79,12 +79,22 @@ def compare(merged: Path, base: Path, adapter: Path) -> Found:
             ):
                 found.strange.append(name)
             continue
-        expected = _expected(name, before, parts, config) if computed else None
+        expected = _expected(name, before, parts, config, after.shape[0]) if computed else None
         if expected is None:
             same = before.shape == after.shape and torch.equal(before.to(after.dtype), after)
             (found.left_out if same else found.unknown).append(name)
             continue
         _judge(found, name, before, after, expected)
+    for name in sorted(ours.names - theirs.names):  # a head that was tied to the embedding, and trained
+        whole = trained.get(name, {}).get("whole")
+        after = ours.get(name)
+        if whole is None and any(torch.equal(after, t) for t in _untied(name, theirs)):
+            continue
+        if whole is None:
+            found.strange.append(name)
+        else:
+            same = whole.shape == after.shape and torch.equal(whole.to(after.dtype), after)
+            (found.right if same else found.wrong).append(name)
     return found
 
 
@@ -125,6 +135,12 @@ def checks(found: Found, dtype: str) -> list[dict[str, Any]]:
     return out
 
 
+def _untied(name: str, theirs: _Files) -> Iterator[torch.Tensor]:
+    """What a head that was tied to the embedding is where the embedding alone was trained: the base's embedding."""
+    if name.endswith("lm_head.weight"):
+        yield from (theirs.get(n) for n in theirs.names if n.endswith(("embed_tokens.weight", "wte.weight")))
+
+
 def _judge(found: Found, name: str, before: torch.Tensor, after: torch.Tensor, expected: torch.Tensor) -> None:
     if expected.shape != after.shape:
         found.wrong.append(name)
@@ -144,7 +160,7 @@ def _judge(found: Found, name: str, before: torch.Tensor, after: torch.Tensor, e
         share = math.inf
     if apart > tiny:
         found.worst = max(found.worst, share)
-    if share <= APART or apart <= tiny and (moved or not change):
+    if share <= APART or (apart <= tiny and (moved or not change)):
         found.right.append(name)
     elif not moved:
         found.left_out.append(name)
@@ -153,23 +169,24 @@ def _judge(found: Found, name: str, before: torch.Tensor, after: torch.Tensor, e
 
 
 def _expected(
-    name: str, weight: torch.Tensor, parts: Mapping[str, torch.Tensor], config: Mapping[str, Any]
+    name: str, weight: torch.Tensor, parts: Mapping[str, torch.Tensor], config: Mapping[str, Any], rows: int
 ) -> torch.Tensor | None:
-    """The merged tensor in float32; None for what is not computed here."""
+    """The merged tensor in float32; None for what is not computed here. `rows`: of the merged one, more where tokens were added."""
     module = name.rsplit(".", 1)[0]
     base = weight.float()
+    if rows > base.shape[0]:  # as `build.grow` does
+        mean = base.mean(dim=0, keepdim=True).to(weight.dtype).float()
+        base = torch.cat([base, mean.expand(rows - base.shape[0], -1)])
     kinds = set(parts)
     if kinds == {"whole"}:
         return parts["whole"].float()
     if kinds == {"rows"}:
         places = _token_places(module, config)
-        rows = parts["rows"].float()
-        if places is None or len(places) != rows.shape[0]:
-            return None
-        if max(places) >= base.shape[0]:
+        given = parts["rows"].float()
+        if places is None or len(places) != given.shape[0] or max(places) >= base.shape[0]:
             return None
         out = base.clone()
-        out[places] = rows
+        out[places] = given
         return out
     if {"A", "B"} <= kinds <= {"A", "B", "magnitude"} and not config.get("target_parameters"):
         a, b = parts["A"].float(), parts["B"].float()
@@ -185,7 +202,8 @@ def _expected(
             size = parts["magnitude"].float().reshape(-1, 1)
             out = out * (size / out.norm(dim=1, keepdim=True))
         return out
-    if kinds == {"embedding_A", "embedding_B"}:
+    if {"embedding_A", "embedding_B"} <= kinds <= {"embedding_A", "embedding_B", "whole"}:
+        base = parts["whole"].float() if "whole" in parts else base  # PEFT saves the embedding itself along
         a, b = parts["embedding_A"].float(), parts["embedding_B"].float()
         delta = _scale(module, a.shape[0], config) * (b @ a).T
         return base + delta if delta.shape == base.shape else None
@@ -209,10 +227,8 @@ def _grouped(tensors: Mapping[str, torch.Tensor], names: set[str]) -> dict[str, 
             out.setdefault(target, {})["whole" if target else plain] = tensor
             continue
         module = re.split(rf"\.(?:token_adapter\.)?(?:{'|'.join(_KINDS)})", plain)[0]
-        if plain.endswith(".bias") and kind in ("A", "B"):
-            target = ""
-        else:
-            target = f"{module}.weight" if f"{module}.weight" in names else ""
+        known = f"{module}.weight" in names and not plain.endswith(".bias")
+        target = f"{module}.weight" if known else ""
         out.setdefault(target, {})[kind if target else plain] = tensor
     return out
 
@@ -252,7 +268,7 @@ class _Files:
         self._where: dict[str, Any] = {}
         for path in sorted(folder.glob("*.safetensors")):
             handle = safe_open(path, framework="pt")
-            for name in handle.keys():  # noqa: SIM118: the handle is no mapping
+            for name in handle.keys():  # noqa: SIM118  # it is no mapping
                 self._where[name] = handle
 
     @property

@@ -154,7 +154,9 @@ def _compute(source: Source, base: Base, send: Send) -> Reference:
     width = int(_text(base.config).get("vocab_size") or 0)
     where = models.device(count, max(width, 1))
     own = tokenizer(source)
-    texts, why = prompts(source.run, plan, own, _auto(base.folder, trust), max(width, len(own)) if width else len(own))
+    texts, why = prompts(
+        source.run, plan, own, load_tokenizer(base.folder, trust), max(width, len(own)) if width else len(own)
+    )
     usable = [p for p in texts if p.own and p.answer]
     asked = usable[: LARGE_ANSWERS if count >= LARGE else ANSWERS]
     length = LARGE_ANSWER if count >= LARGE else ANSWER
@@ -210,10 +212,11 @@ def with_adapter(model: Any, folder: Path, source: Source) -> Any:
 def tokenizer(source: Source) -> Any:
     """The run's tokenizer: that of the committed weights, else the exported one."""
     folder = source.weights if (source.weights / "tokenizer_config.json").is_file() else source.adapter
-    return _auto(folder, bool(source.plan.model.get("trust_remote_code")))
+    return load_tokenizer(folder, bool(source.plan.model.get("trust_remote_code")))
 
 
-def _auto(folder: Path, trust: bool) -> Any:
+def load_tokenizer(folder: Path, trust: bool) -> Any:
+    """The tokenizer in `folder`."""
     from transformers import AutoTokenizer
 
     return AutoTokenizer.from_pretrained(str(folder), trust_remote_code=trust)

@@ -1,0 +1,127 @@
+"""Evaluations of several runs beside each other: only those of the same name and the same rows."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from nothing_tune.outputs import evaluation as evaluations
+from nothing_tune.outputs.lines import Line, best_of, interval
+
+Record = Mapping[str, Any]
+OF_TOKENS = ("loss", "perplexity", "length", "length_ratio", "repetition", "distinct_2")
+"""Metrics that count tokens: they are compared where the tokenizer is the same."""
+OF_ROWS = ("loss", "perplexity", "bits_per_byte")
+"""Metrics of rows alone: how answers were drawn plays no part."""
+
+
+@dataclass(frozen=True)
+class Compared:
+    """One evaluation of the same rows by two runs or more.
+
+    Attributes:
+        name: Its name.
+        rows: How many rows it is of; None for tasks.
+        lines: One line a metric: values are `{value, low, high, n}`, None for a run without it.
+        settings_differ: Answers were drawn with other settings, so that metrics of answers are not of the same thing.
+        tokenizers_differ: The same files in other tokens, so that what counts tokens is not of the same thing.
+    """
+
+    name: str
+    rows: int | None
+    lines: tuple[Line, ...]
+    settings_differ: bool = False
+    tokenizers_differ: bool = False
+
+
+def evaluated(records: Sequence[Record]) -> tuple[tuple[Compared, ...], list[str]]:
+    """The evaluations of the same name and rows, and what may not be compared."""
+    tokenizers = [(one.get("fingerprints") or {}).get("tokenizer") for one in records]
+    texts = len({t for t in tokenizers if t}) > 1
+    found: dict[tuple[Any, ...], list[evaluations.Evaluation | None]] = {}
+    for place, one in enumerate(records):
+        for raw in one.get("evaluations") or []:
+            with contextlib.suppress(KeyError, TypeError, AttributeError, ValueError):
+                made = evaluations.Evaluation.from_json(raw)
+                runs = found.setdefault((_stem(made), *_identity(made, texts)), [None] * len(records))
+                runs[place] = _rather(runs[place], made, one)
+    compared = tuple(
+        _compared(key[0], runs, texts and "text" in key)
+        for key, runs in found.items()
+        if sum(1 for e in runs if e is not None) > 1
+    )
+    notes = []
+    for name in dict.fromkeys(key[0] for key in found):
+        sets = [runs for key, runs in found.items() if key[0] == name]
+        if len(sets) > 1:
+            notes.append(
+                f"the evaluations called {name} are of {len(sets)} different sets of rows: only those of one are compared"
+            )
+        elif sum(1 for e in sets[0] if e is not None) == 1 and len(records) > 1:
+            notes.append(f"the evaluation {name} was made of one run only: tune eval makes it of the others")
+    return compared, notes
+
+
+def _stem(one: evaluations.Evaluation) -> str:
+    """An evaluation's name without the number that one of another step has."""
+    return re.sub(r"-\d+$", "", one.name)
+
+
+def _identity(one: evaluations.Evaluation, texts: bool) -> tuple[Any, ...]:
+    """What makes two evaluations ones of the same rows and tasks; of rows without a digest, those of no other.
+
+    The digest is one of tokens. With `texts`, where tokenizers differ, the names of the files and the number of their rows stand for it.
+    """
+    digest, tasks = one.data.get("digest"), repr(one.settings.get("tasks") or None)
+    named = [str(source).rpartition("/")[2] for source in one.data.get("sources") or []]
+    if texts and digest is not None and named:
+        return ("text", one.data.get("kind"), tuple(named), one.rows.get("count"), tasks)
+    if digest is None and one.data.get("kind") != "tasks":
+        return (one.run, one.name)
+    return (digest, tasks)
+
+
+def _rather(one: evaluations.Evaluation | None, other: evaluations.Evaluation, run: Record) -> evaluations.Evaluation:
+    """Of two evaluations of the same rows by one run that of the best step, else the newer one."""
+    if one is None:
+        return other
+    step = (run.get("best") or {}).get("step")
+    return max((one, other), key=lambda e: (e.step == step, e.time))
+
+
+def _compared(name: str, runs: Sequence[evaluations.Evaluation | None], texts: bool) -> Compared:
+    there = [e for e in runs if e is not None]
+    drawn = [
+        {k: v for k, v in e.settings.items() if k in ("generation", "generate", "sampling", "max_new_tokens")}
+        for e in there
+    ]
+    judges = [e.settings.get("judge") for e in there]
+    names = dict.fromkeys(metric for e in there for metric in e.metrics)
+    order = {metric: place for place, metric in enumerate(evaluations.METRICS)}
+    lines = []
+    for metric in sorted(names, key=lambda m: (order.get(m, len(order)), m)):
+        values = tuple(e.metrics.get(metric) if e else None for e in runs)
+        better = evaluations.fact(metric).better
+        comparable = metric in OF_ROWS or _alike(judges if metric.startswith("judge_") else drawn)
+        comparable = comparable and not (texts and metric in OF_TOKENS)
+        best = best_of([v.value if v else None for v in values], better == "lower") if better and comparable else ()
+        plain = tuple(v.to_json() if v else None for v in values)
+        lines.append(
+            Line(
+                metric,
+                evaluations.fact(metric).label,
+                plain,
+                "metric",
+                tuple(interval(metric, v) for v in values),
+                best,
+            )
+        )
+    rows = there[0].rows.get("count")
+    return Compared(name, rows, tuple(lines), not _alike(drawn), texts)
+
+
+def _alike(settings: Sequence[Any]) -> bool:
+    return all(one == settings[0] for one in settings)
