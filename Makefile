@@ -10,13 +10,15 @@ ARGS ?=
 BIN := $(VENV)/bin
 # The environment is made anew when pyproject.toml or constraints.txt change in content, not in age.
 STAMP := $(VENV)/.installed-$(shell cat pyproject.toml constraints.txt | cksum | cut -d ' ' -f 1)
+# llama.cpp takes minutes to build: what only some commands and the slow tests need has a stamp of its own.
+EXTRAS := $(VENV)/.extras-$(shell grep -hiE 'llama|lm.eval' pyproject.toml constraints.txt | cksum | cut -d ' ' -f 1)
 PYTEST := $(BIN)/python -m pytest
 # Two processes of one thread each: two trainings with two threads each would wait for each other most of the time.
 PARALLEL := OMP_NUM_THREADS=1 $(PYTEST) -q -n 2 --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test test-light test-engine test-full lint format types check docs docs-check bench bench-cli \
-	bench-train bench-checkpoint bench-prepare bench-memory wheel-test storm clean
+.PHONY: help quickstart extras test test-light test-engine test-full lint format types check docs docs-check bench bench-cli \
+	bench-train bench-checkpoint bench-prepare bench-memory bench-merge bench-proof wheel-test storm clean
 
 help: ## this list
 	@echo "nothing-tune: one YAML recipe says how a language model is fine-tuned"
@@ -29,6 +31,11 @@ $(STAMP):
 quickstart: $(STAMP) ## fine-tune the small model that ships with the project, and talk to it (CPU, minutes)
 	@PATH="$(abspath $(BIN)):$$PATH" scripts/quickstart.sh
 
+$(EXTRAS): $(STAMP)
+	@scripts/extras.sh "$(VENV)" "$(EXTRAS)"
+
+extras: $(EXTRAS) ## llama.cpp for `tune export --gguf`, lm-evaluation-harness for `tune eval --tasks` (builds: about four minutes)
+
 test: test-light test-engine ## all tests but the slow ones (minutes)
 
 test-light: $(STAMP) ## tests that never import torch (seconds)
@@ -39,7 +46,7 @@ test-engine: $(STAMP) ## tests that train the small model (minutes)
 	@echo "Engine tests: real training of the small model on the CPU. Some minutes."
 	@$(PARALLEL) -m "engine and not slow and not gpu" $(ARGS)
 
-test-full: $(STAMP) ## what `make test` leaves out: slow tests, the wheel, GPU tests where there is a GPU
+test-full: $(STAMP) $(EXTRAS) ## what `make test` leaves out: slow tests, the wheel, GPU tests where there is a GPU
 	@echo "Slow tests: whole recipes against plain TRL, the quickstart, the wheel. Up to half an hour on two cores."
 	@$(PARALLEL) -m "slow or gpu" $(ARGS)
 
@@ -63,7 +70,7 @@ docs: $(STAMP) ## write docs/reference from the code
 docs-check: $(STAMP) ## say what in docs/reference is not what the code says
 	@$(BIN)/python scripts/make_docs.py --check
 
-bench: bench-cli bench-train bench-checkpoint bench-prepare bench-memory ## all benchmarks; writes docs/measurements (about an hour, on a quiet machine)
+bench: bench-cli bench-train bench-checkpoint bench-prepare bench-memory bench-merge bench-proof ## all benchmarks; writes docs/measurements (about two hours, on a quiet machine)
 
 bench-cli: $(STAMP) ## time of `tune --help` and `tune show-config --why`
 	@$(BIN)/python benchmarks/bench_cli.py
@@ -79,6 +86,12 @@ bench-prepare: $(STAMP) ## a million rows prepared, beside plain datasets.map (a
 
 bench-memory: $(STAMP) ## peak memory: arithmetic beside simulation, simulation beside a real CPU and published numbers (about 15 minutes)
 	@OMP_NUM_THREADS=1 nice $(BIN)/python benchmarks/bench_memory.py
+
+bench-merge: $(STAMP) ## merging a model of 3B in bounded memory, beside PEFT's own merge (about 15 minutes, 20 GB of disk)
+	@OMP_NUM_THREADS=2 $(BIN)/python benchmarks/bench_merge.py
+
+bench-proof: $(EXTRAS) ## how far merged and GGUF models are from the run, methods by families (about half an hour)
+	@OMP_NUM_THREADS=2 nice $(BIN)/python benchmarks/bench_proof.py
 
 wheel-test: $(STAMP) ## build the wheel, install it in a clean environment, use it there
 	@$(PYTEST) -q tests/test_wheel.py $(ARGS)

@@ -120,7 +120,8 @@ def main() -> None:
         "proof",
         "How far exports lie from their run",
         "`make bench-proof`: mean KL(run || export) in nats, teacher-forced, over rows that were held out and a fixed set. *Effect*: KL of "
-        f"the run to its base. *Top-1*: share of positions where q4_k_m has the run's most likely token. Each is trained for {STEPS} steps; "
+        f"the run to its base. *Top-1*: share of positions where q4_k_m has the run's most likely token. Each is trained for {STEPS} "
+        "steps; "
         "nano is the model that ships (bfloat16, trained), the others have two layers of width 256, stored as bfloat16, that start from "
         "random weights: with little certain in them they suffer more from a coarse format than a model of use does. *Failed*: checks of "
         "all six outputs that found a fault. The limits and their reasons are in nothing_tune/outputs/limits.py.",

@@ -6,6 +6,7 @@ import itertools
 import os
 import shutil
 import signal
+import sys
 import tempfile
 import threading
 from pathlib import Path
@@ -36,6 +37,10 @@ def pytest_configure(config: pytest.Config) -> None:
         WANDB_DIR=str(_home),
         XDG_CACHE_HOME=str(_home / "cache"),
     )
+    for folder in Path(sys.prefix, "cache").glob(
+        "llama-cpp-python-*/convert_hf_to_gguf.py"
+    ):  # put there by `make extras`
+        os.environ.setdefault("TUNE_LLAMA_CPP", str(folder.parent))
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

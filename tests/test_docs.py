@@ -4,6 +4,7 @@ In a `console` block `...` stands for any text within a line, and a line of only
 says what cannot be done as it stands:
 
     <!-- run: train -->   the commands train or need a run: executed one after the other, in the engine tests
+    <!-- run: extras -->  the same with llama.cpp, in the slow tests
     <!-- run: dry -->     they name data or models that are not here: executed with --dry-run
 """
 
@@ -21,7 +22,7 @@ from tests.command import tune
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([ROOT / "README.md", *(p for p in (ROOT / "docs").rglob("*.md") if p.parent.name != "reference")])
 BLOCK = re.compile(r"(?:<!-- run: (?P<how>\w+) -->\n+)?```(?P<language>bash|console)\n(?P<body>.*?)```", re.DOTALL)
-TRAINS = ("train", "resume", "watch", "stop", "chat")
+TRAINS = ("train", "resume", "watch", "stop", "chat", "eval", "export", "compare", "report", "serve")
 
 
 @dataclass(frozen=True)
@@ -74,8 +75,8 @@ def pattern(shown: tuple[str, ...]) -> str:
 
 
 ALL = blocks()
-LIGHT = [b for b in ALL if b.how != "train" and not b.commands[0][0].startswith("make")]
-HEAVY = [b for b in ALL if b.how == "train"]
+LIGHT = [b for b in ALL if b.how not in ("train", "extras") and not b.commands[0][0].startswith("make")]
+HEAVY = [b for b in ALL if b.how in ("train", "extras")]
 MAKE = [b for b in ALL if b.commands[0][0].startswith("make")]
 
 
@@ -83,7 +84,7 @@ def test_blocks_are_seen() -> None:
     assert len(LIGHT) >= 8
     assert len(HEAVY) >= 4
     assert MAKE
-    assert {b.how for b in ALL} == {"", "train", "dry"}
+    assert {b.how for b in ALL} == {"", "train", "extras", "dry"}
 
 
 @pytest.mark.engine  # takes seconds
@@ -107,10 +108,14 @@ def test_make_targets_exist(block: Block) -> None:
 
 @pytest.mark.engine
 @pytest.mark.parametrize(
-    "block", [b if b.page == "README.md" else pytest.param(b, marks=pytest.mark.slow) for b in HEAVY], ids=str
+    "block",
+    [b if (b.page, b.how) == ("README.md", "train") else pytest.param(b, marks=pytest.mark.slow) for b in HEAVY],
+    ids=str,
 )
 def test_commands_that_train(block: Block, tmp_path: Path) -> None:
     """As written in a clone, but two steps long and on the CPU, whatever GPU is here."""
+    if block.how == "extras":
+        pytest.importorskip("llama_cpp")
     (tmp_path / "recipes").symlink_to(ROOT / "recipes")
     for command, _ in block.commands:
         short = [] if "max" in command else ["--max-steps", "2"]

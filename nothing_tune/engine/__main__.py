@@ -38,9 +38,9 @@ def main(arguments: list[str]) -> int:
             Path(arguments[1]), base="--base" in arguments[2:], weights=Path(folder).absolute() if folder else None
         )
     if arguments == ["serve"]:
-        from nothing_tune.engine.chat import served
+        from nothing_tune.engine.chat.served import main as lay_out
 
-        return served.main()
+        return lay_out()
     if arguments == ["inspect"]:
         from nothing_tune.engine import inspect
 

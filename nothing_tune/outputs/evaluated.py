@@ -108,6 +108,7 @@ def _compared(name: str, runs: Sequence[evaluations.Evaluation | None], texts: b
         comparable = metric in OF_ROWS or _alike(judges if metric.startswith("judge_") else drawn)
         comparable = comparable and not (texts and metric in OF_TOKENS)
         best = best_of([v.value if v else None for v in values], better == "lower") if better and comparable else ()
+        best = best if _apart(values, best) else ()
         plain = tuple(v.to_json() if v else None for v in values)
         lines.append(
             Line(
@@ -121,6 +122,13 @@ def _compared(name: str, runs: Sequence[evaluations.Evaluation | None], texts: b
         )
     rows = there[0].rows.get("count")
     return Compared(name, rows, tuple(lines), not _alike(drawn), texts)
+
+
+def _apart(values: Sequence[evaluations.Metric | None], best: Sequence[int]) -> bool:
+    """Whether no interval of another run overlaps one of the best; else the rows are too few to tell them apart."""
+    spans = [None if v is None or v.low is None or v.high is None else (v.low, v.high) for v in values]
+    pairs = [(spans[n], other) for n in best for place, other in enumerate(spans) if place not in best]
+    return not any(one[0] < other[1] and other[0] < one[1] for one, other in pairs if one and other)
 
 
 def _alike(settings: Sequence[Any]) -> bool:

@@ -192,7 +192,7 @@ def size(config: Mapping[str, Any], name: str) -> int:
 
 
 TOKEN = 36
-"""Bytes that a token takes in the header: its text, type and merge. 38.5 measured on Qwen2.5's 151,936, 33 on those of 500 tokens."""
+"""Bytes that a token takes in the header, an estimate: its text with its length, its type, and its merge; 26 in nano's 1,536."""
 ALIGNMENT = 32
 
 

@@ -37,14 +37,14 @@ def test_what_is_ahead(tune: Callable[..., Any], done: Any) -> None:
     assert said.code == 0, said.err
     assert said.out == (
         f"{done.run.id}  dry run: nothing was made\n"
-        "weights     what the run handed over\n"
-        f"to          runs/{done.run.id}/exports/step-20\n"
-        "adapter     4.0 KiB\n"
-        "merged      about 5.8 MiB\n"
-        "bf16        about 5.8 MiB, on the way; removed at the end\n"
-        "q8_0        about 3.1 MiB\n"
-        "q4_k_m      about 1.9 MiB\n"
-        "disk        80.6 MiB of 10.0 GiB that are free\n\n"
+        "weights       what the run handed over\n"
+        f"to            runs/{done.run.id}/exports/step-20\n"
+        "adapter       4.0 KiB\n"
+        "merged        about 5.8 MiB\n"
+        "bf16          about 5.8 MiB, on the way; removed at the end\n"
+        "q8_0          about 3.1 MiB\n"
+        "q4_k_m        about 1.9 MiB\n"
+        "disk          80.6 MiB of 10.0 GiB that are free\n\n"
     )
     assert not (done.run.path / "exports").exists()
     data = tune("export", "latest", "--gguf", "f16", "--to", "elsewhere", "--dry-run", "--json").json()

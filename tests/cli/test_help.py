@@ -50,7 +50,13 @@ Commands:
   watch        Shows a run that goes on, or how one ended.
   stop         Stops a run after its current step, with a checkpoint to continue from.
   runs         Lists the runs, newest first; `runs show` tells everything about one.
-  chat         Talks to the model that a run has trained.
+  compare      Shows side by side what differs between runs, and how they ended.
+  report       Writes all about a run into one HTML file.
+  chat         Talks to the model that a run has trained, or to an exported one.
+  serve        Serves a run's model as an OpenAI-compatible endpoint.
+  eval         Measures what a run has learned, beside its base model.
+  export       Makes what others can load: adapter, merged model, GGUF; and proves that it is what
+               was trained.
   doctor       Looks at this machine, or at a run, and says what is wrong and what to do.
 
 Options:
@@ -125,7 +131,7 @@ def test_one_file_a_command() -> None:
     folder = Path(nothing_tune.cli.__path__[0])
     files = {p.stem for p in folder.glob("*.py")} | {p.parent.name for p in folder.glob("*/__init__.py")}
     assert files == PARTS | {name.replace("-", "_") for name in COMMANDS}
-    assert len(COMMANDS) == 15
+    assert len(COMMANDS) == 20
 
 
 def test_options_are_described() -> None:

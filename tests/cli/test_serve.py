@@ -83,7 +83,7 @@ def test_it_serves_until_ctrl_c_and_takes_all_children_with_it(
     rows = cli._rows
 
     def press(*words: Any) -> list[str]:
-        threading.Timer(0.05, lambda: signal.raise_signal(signal.SIGTERM)).start()
+        threading.Timer(0.05, lambda: os.kill(os.getpid(), signal.SIGTERM)).start()
         return rows(*words)
 
     monkeypatch.setattr(cli, "_rows", press)

@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,11 +16,12 @@ import torch
 
 from nothing_tune.artifacts import Run
 from nothing_tune.engine import chat_templates, template_probes
-from nothing_tune.engine.evaluate import answers, calls, figures, judge, statistics
+from nothing_tune.engine.evaluate import answers, calls, figures, judge, loss, statistics
 from nothing_tune.engine.evaluate.answers import Answer, Turn
 from nothing_tune.engine.evaluate.calls import Call, Syntax
 from nothing_tune.engine.evaluate.figures import Unit
-from nothing_tune.errors import RunError, UsageError
+from nothing_tune.engine.evaluate.rows import Part
+from nothing_tune.errors import OutOfMemory, RunError, UsageError
 from nothing_tune.outputs import evaluation as record
 from nothing_tune.recipe.judges import Judge
 from tests.engine import exports
@@ -252,6 +254,28 @@ def test_what_is_measured_of_an_answer() -> None:
     assert of(say, "x")["length_ratio"] == 1
 
 
+def test_a_batch_that_does_not_fit_is_halved_and_one_row_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = SimpleNamespace(get_text_config=lambda: SimpleNamespace(vocab_size=100))
+    model: Any = SimpleNamespace(device=torch.device("cpu"), config=config)
+    parts = [Part(list(range(n)), list(range(n)), False) for n in (3, 9, 5, 4, 7)]
+    room, sizes = 2, []
+
+    def batch(_: Any, some: list[Part], __: Any) -> list[Any]:
+        sizes.append([len(p.ids) for p in some])
+        if len(some) > room:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return [np.full(len(p.ids), len(p.ids)) for p in some]
+
+    monkeypatch.setattr(loss, "_batch", batch)
+    found = loss.measure(model, parts, None)  # type: ignore[arg-type]
+    assert [list(values) for values in found] == [[n] * n for n in (3, 9, 5, 4, 7)]
+    assert sizes[:3] == [[9, 7, 5, 4, 3], [9, 7], [5, 4, 3]]
+    room = 0
+    with pytest.raises(OutOfMemory) as error:
+        loss.measure(model, parts[:1], None)  # type: ignore[arg-type]
+    assert error.value.problems[0].what == "out of memory with one row of 3 tokens"
+
+
 def items(count: int = 12) -> list[judge.Item]:
     """Pairs of answers: of each three the run's is longer, shorter, and as long."""
     out = []
@@ -317,3 +341,102 @@ def test_a_judge_with_a_rule_agrees_with_itself_and_faults_are_told(tmp_path: Pa
         judged(refusing, "pairwise", tmp_path / "gone.json")
     assert gone.value.problems[0].what == f"there is no endpoint at {refusing.url}: the connection is refused"
     assert gone.value.problems[0].hint == "start the server, or set --endpoint"
+
+
+TASK = """
+task: {name}
+dataset_path: json
+dataset_kwargs: {{data_files: {{test: rows.jsonl}}}}
+test_split: test
+output_type: {kind}
+doc_to_text: "{{{{question}}}}"
+{more}
+"""
+
+
+def tasks_of(folder: Path) -> list[str]:
+    """A task of choices and one of answers, with local rows beside them."""
+    lines = [
+        {"question": f"Q{n}: seven little", "choices": ["boats", "stone"], "label": n % 2, "answer": "x"}
+        for n in range(6)
+    ]
+    (folder / "rows.jsonl").write_text("\n".join(map(json.dumps, lines)) + "\n", encoding="utf-8")
+    choice = "doc_to_choice: choices\ndoc_to_target: label\nmetric_list: [{metric: acc}]"
+    said = "doc_to_target: answer\ngeneration_kwargs: {max_gen_toks: 4, until: ['.']}\nmetric_list: [{metric: exact_match}]"
+    for name, kind, more in (("picks", "multiple_choice", choice), ("says", "generate_until", said)):
+        (folder / f"{name}.yaml").write_text(TASK.format(name=name, kind=kind, more=more), encoding="utf-8")
+    return [str(folder / "picks.yaml"), str(folder / "says.yaml")]
+
+
+@pytest.mark.slow
+def test_tasks_of_the_harness_read_local_rows(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("lm_eval")
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    made = report(run, tasks=tasks_of(tmp_path), rows=5)
+    assert (made["name"], made["data"]["kind"], made["rows"]["count"]) == ("picks-says", "tasks", 0)
+    picks = made["metrics"]["task/picks/acc"]
+    assert (picks["n"], 0 <= picks["value"] <= 1, picks["low"] <= picks["value"] <= picks["high"]) == (5, True, True)
+    from nothing_tune.engine import chat
+
+    model, tokenizer = chat.load(run, False)
+    right = 0
+    for n in range(5):
+        sums = []
+        for choice in (" boats", " stone"):
+            head, tail = (tokenizer(t, add_special_tokens=False)["input_ids"] for t in (f"Q{n}: seven little", choice))
+            with torch.inference_mode():
+                logits = model(input_ids=torch.tensor([head + tail])).logits.log_softmax(-1)[0]
+            sums.append(sum(float(logits[len(head) - 1 + i, t]) for i, t in enumerate(tail)))
+        right += int(np.argmax(sums) == n % 2)
+    assert picks["value"] == pytest.approx(right / 5)
+    assert made["metrics"]["task/says/exact_match"]["value"] == 0
+    assert made["difference"]["task/picks/acc"]["low"] is not None
+    code, told = ask(run, tasks=["no_such_task_here"])
+    assert (code, told[-1]["what"]) == (2, "lm-evaluation-harness has no task 'no_such_task_here'")
+    code, told = ask(run, tasks=["hellaswag"], rows=1)
+    assert code == 2
+    assert told[-1]["what"] == "the data of hellaswag lies on the hub, which cannot be reached"
+    tasks = tasks_of(tmp_path)
+    (tmp_path / "rows.jsonl").unlink()
+    code, told = ask(run, tasks=tasks[:1])
+    assert (code, told[-1]["what"].split(":")[0]) == (2, "the data of picks is not there")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["qlora", "pissa", "tokens", "full"])
+def test_every_method_is_measured_as_it_trained(method: str, tmp_path: Path) -> None:
+    base = exports.model("llama" if method == "tokens" else "qwen2", tmp_path / "base")
+    trained = exports.trained(method, base, tmp_path / "runs", **VIEW)
+    told = {e["step"]: e["metrics"]["eval_loss"] for e in events(trained, "eval")}
+    plain = json.dumps({"prompt": "seven little boats", "completion": " over water"})
+    (tmp_path / "plain.jsonl").write_text(f"{plain}\n{plain.replace('seven', 'old')}\n", encoding="utf-8")
+    before = None
+    for which, step in (("handed-over", 6), ("2", 2)):
+        made = report(trained, which=which)
+        assert made["step"] == step
+        assert made["metrics"]["loss"]["value"] == pytest.approx(told[step], rel=2e-4), which
+        assert before is None or made["base"]["loss"]["value"] == pytest.approx(before, rel=1e-6)
+        before = made["base"]["loss"]["value"]
+        assert before > told[6]
+    other = report(trained, data=[str(tmp_path / "plain.jsonl")], generate=True)
+    assert other["rows"]["answers"] == 2
+    assert {"exact_match", "ended", "length"} <= other["metrics"].keys()
+
+
+@pytest.mark.slow
+def test_a_judge_of_answers_that_were_generated(run: Run) -> None:
+    with Judging(longer) as fair:
+        made = report(run, generate=True, name="fair", max_new_tokens=12, **fair.request("pairwise"))
+        shares = [made["metrics"][f"judge_{kind}"]["value"] for kind in ("win", "loss", "tie")]
+        assert sum(shares) == pytest.approx(1)
+        assert made["difference"]["judge_win"]["value"] == pytest.approx(shares[0] - shares[1])
+        assert made["metrics"]["judge_invalid"]["value"] == 0
+        asked = len(fair.asked)
+        assert made["settings"]["judge"]["asked"] == asked
+        itself = report(
+            run, generate=True, name="itself", against=str(run.path), base=False, **fair.request("pairwise")
+        )
+        assert itself["metrics"]["judge_tie"]["value"] == 1  # a run is as good as itself, and nobody has to be asked
+        assert len(fair.asked) == asked
+        code, told = ask(run, generate=True, base=False, **fair.request("pairwise"))
+        assert (code, told[-1]["what"]) == (2, "a pairwise judge needs the base's answers")

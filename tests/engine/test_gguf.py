@@ -167,12 +167,11 @@ def test_a_difference_in_the_vocabulary_is_seen(made: dict[str, Any]) -> None:
 def test_an_adapter_alone_answers_like_the_trained_model(made: dict[str, Any], tmp_path: Path) -> None:
     base, file, _ = made["llama"]
     ids = list(range(6, 46))
-    for method in ("rslora", "patterns"):
-        run = exports.trained(method, base, tmp_path / "runs")
-        out = tmp_path / f"{method}.gguf"
-        gguf.convert_adapter(run.path / "adapter", base, out, silent)
-        assert divergence(base, file, ids, out, run.path / "adapter") < 1e-4, method
-        assert divergence(base, file, ids, None, run.path / "adapter") > 1e-2, method
+    run = exports.trained("patterns", base, tmp_path / "runs", **{"peft.use_rslora": True})
+    out = tmp_path / "adapter.gguf"
+    gguf.convert_adapter(run.path / "adapter", base, out, silent)
+    assert divergence(base, file, ids, out, run.path / "adapter") < 1e-4
+    assert divergence(base, file, ids, None, run.path / "adapter") > 1e-2
 
 
 def test_adapters_without_a_form_are_refused() -> None:

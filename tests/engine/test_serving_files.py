@@ -191,7 +191,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return found, told, send
 
 
-def test_files_for_every_server(exported: Any) -> None:
+def test_files_for_every_server(exported: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     from nothing_tune.engine.export import serving
 
     found, told, send = exported
@@ -238,6 +238,9 @@ def test_files_for_every_server(exported: Any) -> None:
     for script in found.folder.glob("*/*.sh"):
         assert subprocess.run(["sh", "-n", str(script)]).returncode == 0
         assert script.stat().st_mode & 0o111
+    assert not [event for event in told if event["type"] == "advice"]  # so small a model is bound by other things
+    monkeypatch.setattr(serving, "SMALL_BYTES", 0)
+    serving.make(found, Wanted(vllm=True), send)
     [advice] = [event for event in told if event["type"] == "advice"]
     assert advice["rows"][0][0] == "GPU"
     assert not [event for event in told if event["type"] == "warning"]

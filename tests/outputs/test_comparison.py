@@ -99,6 +99,14 @@ def test_evaluations_are_compared_on_the_same_rows_only() -> None:
     assert "was made of one run only" in compare([one, record(2)]).notes[0]
 
 
+def test_intervals_that_overlap_have_no_best() -> None:
+    (found,) = compare(
+        [record(evaluations=[evaluation("a", 1.0)]), record(2, evaluations=[evaluation("b", 0.95)])]
+    ).evaluated
+    assert line(found.lines, "loss").best == ()
+    assert line(found.lines, "bits_per_byte").best == (1,), "it has no interval here"
+
+
 def test_an_evaluation_of_the_best_step_stands_for_the_run() -> None:
     several = [evaluation("a", 2.0, name="held-out-2", step=10, time=9e9), evaluation("a", 1.0)]
     found = compare([record(evaluations=several), record(2, evaluations=[evaluation("b", 1.5)])])

@@ -9,14 +9,14 @@ from typing import Any
 import jsonschema
 import pytest
 
-from nothing_tune.recipe.library import LAYER_KINDS, PROVIDERS, library_root
+from nothing_tune.recipe.library import JUDGES, LAYER_KINDS, PROVIDERS, library_root
 from nothing_tune.recipe.reader import read_file, read_text
 from nothing_tune.recipe.schema import SECTIONS, TOP, UPSTREAM, field_of, json_schema
 from nothing_tune.recipe.upstream import options
 
 SCHEMA = json_schema()
 VALIDATOR = jsonschema.Draft7Validator(SCHEMA)
-FILES = sorted(p for p in library_root().rglob("*.yaml") if p.parent.name != PROVIDERS)  # prices are no recipes
+FILES = sorted(p for p in library_root().rglob("*.yaml") if p.parent.name not in (PROVIDERS, JUDGES))  # no recipes
 
 
 @pytest.mark.parametrize("path", FILES, ids=[p.relative_to(library_root()).as_posix() for p in FILES])

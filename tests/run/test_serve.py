@@ -100,7 +100,7 @@ def test_vllm(tmp_path: Path) -> None:
     assert words.startswith("serve /base --enable-lora --lora-modules mine=")
     for part in (
         f"mine={tmp_path}", "--max-lora-rank 32", f"--chat-template {tmp_path}/chat_template.jinja", f"--tokenizer {tmp_path}",
-        f"--generation-config {tmp_path}", "--served-model-name mine-base", "--host 0.0.0.0", "--port 9000", "--max-model-len 4096",
+        f"--generation-config {tmp_path}", "--served-model-name mine-base", "--host 0.0.0.0", "--port 9000",
     ):  # fmt: skip
         assert part in words, part
     assert words.count("--port") == 1

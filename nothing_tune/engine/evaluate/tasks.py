@@ -6,6 +6,7 @@ import difflib
 import importlib
 import logging
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from statistics import NormalDist
 from typing import Any
@@ -30,7 +31,7 @@ def ready(names: Sequence[str]) -> list[Any]:
         UsageError: The harness is not installed, or there is no such task.
     """
     try:
-        manager = importlib.import_module("lm_eval.tasks").TaskManager
+        importlib.import_module("lm_eval.tasks")
     except ImportError as error:
         raise UsageError("lm-evaluation-harness is not installed, which --tasks needs", hint=EXTRA) from error
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
@@ -41,7 +42,7 @@ def ready(names: Sequence[str]) -> list[Any]:
         if path.suffix in (".yaml", ".yml"):
             out.append(_config(path))
             continue
-        known = manager().all_tasks if known is None else known
+        known = _manager(True).all_tasks if known is None else known
         if name not in known:
             near = difflib.get_close_matches(name, known, n=3)
             hint = f"did you mean {' or '.join(near)}?" if near else "name a task of the harness, or a YAML file"
@@ -86,14 +87,25 @@ def run(model: Any, tokenizer: Any, tasks: Sequence[Any], limit: int | None) -> 
             pretrained=model, tokenizer=tokenizer, batch_size=BATCH
         )
         found = importlib.import_module("lm_eval").simple_evaluate(
-            model=wrapped, tasks=list(tasks), limit=limit, bootstrap_iters=1000, log_samples=True, random_seed=statistics.SEED,
-        )  # fmt: skip
+            model=wrapped,
+            tasks=list(tasks),
+            task_manager=_manager(any(isinstance(task, str) for task in tasks)),
+            limit=limit,
+            bootstrap_iters=1000,
+            random_seed=statistics.SEED,
+        )
     except TuneError:
         raise
     except Exception as error:
         raise _problem(error, tasks) from error
     assert found is not None
     return _metrics(found)
+
+
+@cache
+def _manager(shipped: bool) -> Any:
+    """What finds tasks; those that the harness brings only where they are asked for, for it reads thousands of files."""
+    return importlib.import_module("lm_eval.tasks").TaskManager(include_defaults=shipped)
 
 
 def _metrics(found: Mapping[str, Any]) -> Result:

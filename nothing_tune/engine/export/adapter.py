@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -110,7 +111,9 @@ def _own_template(source: Source, folder: Path) -> None:
     )
     if source.plan.data.get("chat_template") or not isinstance(text, str) or not MARKERS.search(text):
         return
-    own = getattr(build.tokenizer(source.plan), "chat_template", None)
+    own = None
+    with contextlib.suppress(UsageError):  # the base is gone: what trained answers alike
+        own = getattr(build.tokenizer(source.plan), "chat_template", None)
     if isinstance(own, str) and own != text:
         settings = _read(folder / "tokenizer_config.json")
         if settings.pop("chat_template", None) is not None:

@@ -29,6 +29,8 @@ from nothing_tune.recipe.providers import providers
 
 LARGE, SMALL = "a10", "t4"
 """GPUs that the files are for: of 24 GB and more, and of 16 GB and less."""
+SMALL_BYTES = 100_000_000
+"""Models with less to read for each token are bound by other things than bandwidth: no GPU is advised for them."""
 ROWS = 64
 """Rows of the training data whose system prompt is looked at."""
 CONTEXT = 4096

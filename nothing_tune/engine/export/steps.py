@@ -212,7 +212,7 @@ def _verify(folder: Path, send: Send) -> None:
 
 
 def _push(found: Source, wanted: Wanted, send: Send, dry_run: bool) -> None:
-    push.push(found.folder, wanted.push, wanted.private, dry_run, send)
+    push.push(found.folder, wanted.push, wanted.private, dry_run, send, force=not wanted.prove)
 
 
 @contextlib.contextmanager

@@ -25,7 +25,7 @@ TYPES = {
     "F8_E5M2": torch.float8_e5m2,
 }  # fmt: skip
 NAMES = {name: str(dtype).removeprefix("torch.") for name, dtype in TYPES.items()}
-CHUNK = 8 * 2**20
+CHUNK = 2**20
 """Bytes that are copied at a time."""
 _LONGEST = 100 * 2**20
 """Longest header that the format allows, in bytes."""
@@ -97,11 +97,20 @@ def chunks(path: Path, entry: Entry) -> Iterator[bytes]:
 def load(path: Path, entry: Entry) -> torch.Tensor:
     """One tensor, in memory of its own (not mapped, so that it is gone when it is dropped)."""
     out = torch.empty(entry.shape, dtype=_type(path, entry))
-    flat = memoryview(out.reshape(-1).view(torch.uint8).numpy()).cast("B") if out.numel() else memoryview(b"")
-    at = 0
-    for data in chunks(path, entry):
-        flat[at : at + len(data)] = data
-        at += len(data)
+    if not out.numel():
+        return out
+    flat = memoryview(out.reshape(-1).view(torch.uint8).numpy())
+    try:
+        with open(path, "rb", buffering=0) as handle:
+            handle.seek(entry.begin)
+            at = 0
+            while at < len(flat):
+                count = handle.readinto(flat[at:])
+                if not count:
+                    raise StorageError(f"{path} ended while it was read", hint="was it changed in the meantime?")
+                at += count
+    except OSError as error:
+        raise StorageError(f"{path} cannot be read: {error.strerror}") from error
     return out
 
 

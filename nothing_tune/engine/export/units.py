@@ -392,6 +392,9 @@ def _in_float32(layer: Any) -> None:
     for name, value in [*layer.named_parameters(), *layer.named_buffers()]:
         if not value.is_meta and not name.startswith("base_layer.") and value.dtype in (torch.bfloat16, torch.float16):
             value.data = value.data.float()
+    ranks = getattr(layer, "ranknum", {})  # AdaLoRA's divisor, which PEFT keeps in no file
+    if _ADAPTER in ranks and ranks[_ADAPTER].is_meta:
+        ranks[_ADAPTER] = nn.Parameter(torch.tensor(float(layer.r[_ADAPTER])), requires_grad=False)
 
 
 def _still_tied(model: Any, target: str | None, origin: str | None) -> bool:
@@ -413,12 +416,17 @@ def _in_place() -> Iterator[None]:
     """While it lasts, PEFT leaves the adapter where it is instead of sending it to where the base is: nowhere."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
-    original = BaseTunerLayer._move_adapter_to_device_of_base_layer
-    BaseTunerLayer._move_adapter_to_device_of_base_layer = lambda *_, **__: None
+    name, kinds = "_move_adapter_to_device_of_base_layer", [BaseTunerLayer]
+    for kind in kinds:
+        kinds += [below for below in kind.__subclasses__() if below not in kinds]
+    originals = {kind: vars(kind)[name] for kind in kinds if name in vars(kind)}
+    for kind in originals:
+        setattr(kind, name, lambda *_, **__: None)
     try:
         yield
     finally:
-        BaseTunerLayer._move_adapter_to_device_of_base_layer = original
+        for kind, original in originals.items():
+            setattr(kind, name, original)
 
 
 @contextlib.contextmanager

@@ -17,7 +17,7 @@ from nothing_tune.run.doctor.tested import MUST_MATCH, OPTIONAL, PYTHON, TESTED
 SOFTWARE, SHELL = "software", "shell"
 ALLOC = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
 """Settings of torch's allocator; the second name is the old one (torch 2.9 renamed it, pytorch.org/docs/stable/notes/cuda.html)."""
-OWN = {"TUNE_RUNS_DIR", "TUNE_CACHE_DIR", "TUNE_TRACEBACK", "TUNE_ALLOW_VERSION_DRIFT"}
+OWN = {"TUNE_RUNS_DIR", "TUNE_CACHE_DIR", "TUNE_LLAMA_CPP", "TUNE_TRACEBACK", "TUNE_ALLOW_VERSION_DRIFT"}
 """Variables of ours that a person may set."""
 INTERNAL = {
     "TUNE_ATTEMPT", "TUNE_OWNER", "TUNE_SUPERVISOR", "TUNE_STARTED", "TUNE_RUN_DIR", "TUNE_CHECKPOINT",

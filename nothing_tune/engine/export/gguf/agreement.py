@@ -67,8 +67,8 @@ class Comparison:
                 at += 1
         return Finding(pre, wrong)
 
-    def first_good(self, file: Path, pres: Sequence[str]) -> tuple[Finding | None, list[Finding]]:
-        """The first of `pres` that agrees perfectly, else the nearest that can be used; with everything that was found on the way."""
+    def first_good(self, file: Path, pres: Sequence[str], strict: bool = False) -> tuple[Finding | None, list[Finding]]:
+        """The first of `pres` that agrees perfectly, else (not `strict`) the nearest that can be used; with all that was found."""
         found: list[Finding] = []
         left = list(pres)
 
@@ -85,7 +85,7 @@ class Comparison:
                 break
             except RunError:  # llama.cpp aborted at the first that is left
                 found.append(Finding(left.pop(0), {"loading": ["llama.cpp ended itself"]}))
-        usable = [f for f in found if f.good(self.chats)]
+        usable = [f for f in found if f.perfect or (not strict and f.good(self.chats))]
         return min(usable, key=lambda f: f.faults, default=None), found
 
 

@@ -86,7 +86,7 @@ def work(request: dict[str, Any], send: Send) -> dict[str, Any]:
             hparams=hparams,
             model_name=request["name"],
         ).write()
-    best, found = compared.first_good(out, [""])
+    best, found = compared.first_good(out, [""], strict=chosen.merges is not None)
     if best is None:
         raise agreement.refused(found, chosen.model)
     return {
@@ -132,7 +132,7 @@ def _chosen(
             writer.write_header_to_file()
             writer.write_kv_data_to_file()
             writer.close()
-            best, tried = compared.first_good(file, [w.pre for w in alike])
+            best, tried = compared.first_good(file, [w.pre for w in alike], strict=first.merges is not None)
             found += tried
             if best:
                 way = next(w for w in alike if w.pre == best.pre)

@@ -144,18 +144,18 @@ def answer(work: Callable[[Event, Callable[..., None]], Event]) -> int:
     except OSError as error:
         if _FULL.search(str(error)):
             reason = error.strerror or "it is full"
-            send(type="error", kind="StorageError", what=f"the disk refused to write: {reason}", hint=_SPACE)
+            send(type="error", kind="StorageError", what=f"the disk refused to write: {reason}", hint=SPACE)
             return 1
         raise
     except MemoryError:
-        send(type="error", kind="OutOfMemory", what="out of memory", hint=_MEMORY)
+        send(type="error", kind="OutOfMemory", what="out of memory", hint=MEMORY)
         return 1
     send(type="done", **found)
     return 0
 
 
-_SPACE = "free some space, then again: what is finished stays"
-_MEMORY = "close other programs, or export on a machine with more memory"
+SPACE = "free some space, then again: what is finished stays"
+MEMORY = "close other programs, or export on a machine with more memory"
 
 
 def _end_with(parent: int) -> None:
@@ -209,9 +209,9 @@ def _failure(said: Event, code: int, last: list[str], where: Path | None) -> Tun
         return failure
     text = "\n".join(last)
     if _FULL.search(text):
-        return StorageError(f"the disk refused to write{f' {where}' if where else ''}: it is full", hint=_SPACE)
+        return StorageError(f"the disk refused to write{f' {where}' if where else ''}: it is full", hint=SPACE)
     if code == -signal.SIGKILL or "MemoryError" in text or "bad_alloc" in text:
-        return OutOfMemory("the conversion was ended from outside, most likely for want of memory", hint=_MEMORY)
+        return OutOfMemory("the conversion was ended from outside, most likely for want of memory", hint=MEMORY)
     words = next((w for w in reversed(last) if re.match(r"\w*(Error|Exception)\b|.*failed to|ERROR", w)), "")
     words = words or (last[-1] if last else f"exit code {code}")
     tail = "; before that: " + " | ".join(last[-4:-1]) if len(last) > 1 else ""

@@ -12,7 +12,7 @@ from typing import Any
 
 from nothing_tune.engine.export.gguf import process, sources
 from nothing_tune.engine.job import Send
-from nothing_tune.errors import RunError, UsageError
+from nothing_tune.errors import RunError, StorageError, UsageError
 from nothing_tune.outputs import gguf_file, quantizations
 
 _LINE = re.compile(r"\[\s*(\d+)\s*/\s*(\d+)\]")
@@ -61,10 +61,13 @@ def work(request: dict[str, Any], send: Callable[..., None]) -> dict[str, Any]:
     """The child: quantises, llama.cpp's lines to the log and counted as progress."""
     import llama_cpp
 
+    said: list[str] = []
+
     @llama_cpp.llama_log_callback
     def log(_: int, text: bytes, __: Any) -> None:
         words = text.decode("utf-8", "replace")
         sys.stderr.write(words)
+        said[:] = [*said[-9:], words]
         found = _LINE.match(words)
         if found:
             send(type="progress", stage="quantize", done=int(found[1]), total=int(found[2]), unit="tensors")
@@ -75,5 +78,12 @@ def work(request: dict[str, Any], send: Callable[..., None]) -> dict[str, Any]:
     code = llama_cpp.llama_model_quantize(request["src"].encode(), request["dst"].encode(), ctypes.byref(params))
     sys.stderr.flush()
     if code:
-        raise RunError("llama.cpp did not quantise the model", hint="the job's log has its reason")
+        reason = next(
+            (words.split("failed to quantize:")[1].strip() for words in said if "failed to quantize:" in words), ""
+        )
+        if "iostream" in reason:
+            raise StorageError("the disk refused to write: it is full", hint=process.SPACE)
+        raise RunError(
+            f"llama.cpp did not quantise the model: {reason or 'it gave no reason'}", hint="the job's log has more"
+        )
     return {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,18 +46,18 @@ class Around:
 
 def around(source: Source) -> Around:
     """The base and the right tokenizer of a run, as far as they are there."""
-    try:
-        own = references.tokenizer(source)
-    except Exception:  # the weights are gone; what was exported cannot vouch for itself
-        own = None
+    own, whose = None, "the run's"
+    with contextlib.suppress(Exception):  # a tokenizer that cannot be read any more
+        if (source.weights / "tokenizer_config.json").is_file():
+            own = references.load_tokenizer(source.weights, bool(source.plan.model.get("trust_remote_code")))
     try:
         base = bases.find(source.plan)
     except TuneError:
-        return Around(None, own, "the run's")
-    try:
-        right, whose = texts.right_tokenizer(source.plan, base.folder, own)
-    except Exception:  # a tokenizer that cannot be read any more
-        return Around(base, own, "the run's")
+        return Around(None, own, whose)
+    right = own
+    with contextlib.suppress(Exception):
+        if own is not None:  # without the run it is not known which template it was told to use
+            right, whose = texts.right_tokenizer(source.plan, base.folder, own)
     return Around(base, right, whose)
 
 
@@ -100,6 +101,9 @@ def adapter(
 def merged(folder: Path, source: Source, ref: Reference | None, near: Around | None = None) -> dict[str, Any]:
     """Proves the merged (or fully trained) model in `folder`: every weight, its answers, its type, and that it stops."""
     near = near or around(source)
+    if near.right is None and (source.adapter / "tokenizer_config.json").is_file() and not source.full:
+        with contextlib.suppress(Exception):
+            near = Around(near.base, references.load_tokenizer(source.adapter, False), "the exported adapter's")
     checks: list[dict[str, Any]] = []
     warnings: list[dict[str, str]] = []
     numbers: dict[str, Any] = {}

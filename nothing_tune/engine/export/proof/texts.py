@@ -76,7 +76,7 @@ def stop_tokens(tokenizer: Any, given: Sequence[int], where: str, end: float | N
     if missing:
         token = tokenizer.convert_ids_to_tokens(missing[0])
         others = ", ".join(_word(tokenizer, i) for i in given) or "none"
-        if pad is not None and list(given) == [pad]:
+        if pad is not None and list(given) == [pad] and pad not in known:
             others = f"the padding {others} alone"
         return check(name, False, f"{token}, which ends an answer, is not among the end tokens of {where}: {others}")
     if pad is not None and pad in given and pad not in known:
