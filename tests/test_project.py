@@ -81,6 +81,7 @@ def test_constraints_pin_everything_that_these_need() -> None:
     assert sorted(seen - set(pins()) - NOT_INSTALLED_BY_NAME) == []
 
 
+@pytest.mark.engine  # takes seconds
 def test_every_library_that_is_imported_is_a_dependency() -> None:
     ours = {"nothing_tune", *sys.stdlib_module_names}
     wanted = set()

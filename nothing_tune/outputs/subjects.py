@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from nothing_tune.artifacts import Run, checkpoint, find_run, read_json
-from nothing_tune.errors import StorageError, UsageError
-from nothing_tune.outputs import gguf_file, manifest, quantizations, record
+from nothing_tune.errors import UsageError
+from nothing_tune.outputs import checkpoints, gguf_file, manifest, quantizations, record
 
 
 @dataclass(frozen=True)
@@ -84,36 +84,17 @@ def of_run(run: Run, which: str | None = None, base: bool = False) -> Subject:
 
 
 def _weights(run: Run, which: str | None) -> tuple[Path, int | None]:
+    """The folder and step of what the run handed over, else of its newest checkpoint, or of the one that is named."""
     if which is None and (run.adapter / "tokenizer_config.json").is_file():
         step = (read_json(run.adapter / checkpoint.COMMIT) or {}).get("step")
         return run.adapter, step if isinstance(step, int) else None
-    there = checkpoint.complete(run.checkpoints)
-    if not there:
+    if which is None and not checkpoint.complete(run.checkpoints):
         raise UsageError(
             f"run {run.id} has nothing to talk to yet: it is {run.state()}",
             hint=f"tune resume {run.id} goes on; --base talks to the base model",
         )
-    if which in (None, "last"):
-        folder, faults = checkpoint.newest(run.checkpoints)
-        if folder is None:
-            raise StorageError(f"no checkpoint of run {run.id} is whole: {faults[0][0].name}: {faults[0][1]}")
-        return folder, int(folder.name.rsplit("-", 1)[-1])
-    listed = ", ".join(str(step) for step in there)
-    if which == "best":
-        told = [run.status().get("best_step"), (run.last_event("best") or {}).get("step")]
-        wanted = next((step for step in told if isinstance(step, int)), None)
-        if wanted is None:
-            raise UsageError(f"run {run.id} has no best checkpoint: it has not evaluated", hint=f"there are {listed}")
-    elif which.isdigit():
-        wanted = int(which)
-    else:
-        raise UsageError(f"{which!r} is no checkpoint", hint=f"best, last, or a step: {listed}")
-    if wanted not in there:
-        raise UsageError(f"run {run.id} has no checkpoint of step {wanted}", hint=f"there are {listed}")
-    folder = run.checkpoints / f"checkpoint-{wanted}"
-    if why := checkpoint.fault(folder):
-        raise StorageError(f"{folder.name} cannot be used: {why}", hint=f"there are {listed}")
-    return folder, wanted
+    folder = checkpoints.committed(run, which or "last")
+    return folder, int(folder.name.rsplit("-", 1)[-1])
 
 
 def _file(path: Path) -> Subject:

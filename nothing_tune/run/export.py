@@ -12,7 +12,8 @@ from typing import Any
 from nothing_tune.artifacts import Run
 from nothing_tune.data import hub
 from nothing_tune.errors import Problem, StorageError, UsageError
-from nothing_tune.outputs import Wanted
+from nothing_tune.outputs import Wanted, checkpoints
+from nothing_tune.outputs.checkpoints import HANDED_OVER
 from nothing_tune.outputs.sizes import Size, sizes, total
 from nothing_tune.outputs.weights import stored
 from nothing_tune.plan import Plan
@@ -22,7 +23,6 @@ from nothing_tune.run.architecture import config_of
 GGUF_CURE = "pip install 'nothing-tune[gguf]' (it builds llama.cpp, some minutes)"
 SPARE = 64 * 2**20
 """Bytes beside the outputs themselves: tokenizers, cards, manifests, what the proof keeps."""
-HANDED_OVER = "handed-over"
 
 
 @dataclass(frozen=True)
@@ -84,9 +84,9 @@ def outlook(run: Run, wanted: Wanted, which: str = HANDED_OVER, to: Path | None 
     held, dtype = stored(base) if base else (0, "")
     config, _ = config_of(plan, fetch=False)
     dtype = dtype or str((config or {}).get("dtype") or (config or {}).get("torch_dtype") or "bfloat16")
-    weights = weights_folder(run, which)
+    weights = checkpoints.handed_over(run) if which == HANDED_OVER else checkpoints.committed(run, which)
     folder = (to or run.path / "exports" / _step(weights)).absolute()
-    own = sum(p.stat().st_size for p in weights.glob("*.safetensors")) if weights else None
+    own = sum(p.stat().st_size for p in weights.glob("*.safetensors"))
     found = sizes(wanted, config, dtype, own, held or None, full=not plan.peft)
     return Outlook(run, wanted, which, to, folder, tuple(found), dtype, _free(folder))
 
@@ -118,23 +118,11 @@ def base_folder(plan: Plan) -> Path | None:
     return cached.parent if cached else None
 
 
-def weights_folder(run: Run, which: str) -> Path | None:
-    """The folder of the weights that `which` means, as far as names tell; None where the engine must look."""
-    from nothing_tune.artifacts import checkpoint
-
-    if which == HANDED_OVER:
-        return run.adapter if run.adapter.is_dir() else None
-    steps = checkpoint.complete(run.checkpoints)
-    step = max(steps, default=0) if which == "last" else int(which) if which.isdigit() else 0
-    folder = run.checkpoints / f"checkpoint-{step}"
-    return folder if folder.is_dir() else None
-
-
-def _step(weights: Path | None) -> str:
+def _step(weights: Path) -> str:
     """`step-60`: the folder for these weights; empty where they do not say of which step they are."""
     from nothing_tune.artifacts import checkpoint, read_json
 
-    found = (read_json(weights / checkpoint.COMMIT) or {}) if weights else {}
+    found = read_json(weights / checkpoint.COMMIT) or {}
     return f"step-{found['step']}" if isinstance(found.get("step"), int) else ""
 
 

@@ -25,6 +25,7 @@ def done(demo: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
     write_json(demo.run.path / "plan.json", plan)
     demo.run.adapter.mkdir()
     (demo.run.adapter / "adapter_model.safetensors").write_bytes(b"x" * 4096)
+    (demo.run.adapter / "adapter_config.json").write_text("{}")
     checkpoint.commit(demo.run.adapter, step=20, attempt=1, run=demo.run.id)
     demo.result(step=20, adapter="adapter")
     monkeypatch.setattr(export, "_free", lambda folder: 10 * 2**30)

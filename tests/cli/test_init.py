@@ -25,6 +25,8 @@ from nothing_tune.plan.advice import Advice
 from nothing_tune.recipe import load_recipe
 from nothing_tune.recipe.library import library_root
 
+pytestmark = pytest.mark.engine  # takes seconds
+
 GEMMA2 = {
     "model_type": "gemma2", "hidden_size": 2304, "intermediate_size": 9216, "num_hidden_layers": 26, "num_attention_heads": 8,
     "num_key_value_heads": 4, "head_dim": 256, "vocab_size": 256000, "max_position_embeddings": 8192, "sliding_window": 4096,

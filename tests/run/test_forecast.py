@@ -15,6 +15,8 @@ from nothing_tune.recipe import load_recipe
 from nothing_tune.run import forecast as forecasts
 from nothing_tune.run.pace import pace
 
+pytestmark = pytest.mark.engine  # takes seconds
+
 
 def planned(*words: str) -> Plan:
     return make_plan(load_recipe("nothing-gpt", gpu="l4", overrides=words))

@@ -23,6 +23,7 @@ from nothing_tune.artifacts import Run, read_json, write_json, write_text
 from nothing_tune.engine import pickles
 from nothing_tune.engine.job import Send, answer
 from nothing_tune.errors import UsageError
+from nothing_tune.outputs.checkpoints import HANDED_OVER
 from nothing_tune.plan.model import Plan
 
 FROM_ADAPTER = (
@@ -59,7 +60,7 @@ def of_run(run: Run, weights: Path | None, folder: Path, name: str) -> dict[str,
     """
     from nothing_tune.engine.export import adapter, base, source
 
-    step = weights.name.rsplit("-", 1)[-1] if weights and weights != run.adapter else source.HANDED_OVER
+    step = weights.name.rsplit("-", 1)[-1] if weights and weights != run.adapter else HANDED_OVER
     found = source.source(run, step, folder)
     merge = f"tune export {run.id} --merge, then tune serve the folder that it names"
     if str((found.plan.peft or {}).get("init_lora_weights") or "").lower() == "loftq":

@@ -21,11 +21,12 @@ from nothing_tune.engine.evaluate import answers, calls, figures, judge, loss, m
 from nothing_tune.engine.evaluate.answers import Answer
 from nothing_tune.engine.evaluate.measured import Asked, Side
 from nothing_tune.engine.evaluate.rows import Found
-from nothing_tune.engine.export.source import HANDED_OVER, Source, source
+from nothing_tune.engine.export.source import Source, source
 from nothing_tune.engine.export.stops import stops
 from nothing_tune.engine.job import Send
 from nothing_tune.errors import UsageError
 from nothing_tune.outputs import evaluation as record
+from nothing_tune.outputs.checkpoints import HANDED_OVER
 from nothing_tune.outputs.evaluation import Evaluation
 from nothing_tune.recipe.judges import Judge
 

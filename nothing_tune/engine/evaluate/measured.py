@@ -11,7 +11,8 @@ from nothing_tune.engine.evaluate import answers, calls, figures, judge, loss, r
 from nothing_tune.engine.evaluate.answers import Answer, Turn
 from nothing_tune.engine.evaluate.figures import Unit
 from nothing_tune.engine.evaluate.rows import Found
-from nothing_tune.engine.export.source import HANDED_OVER, Source
+from nothing_tune.engine.export.source import Source
+from nothing_tune.outputs.checkpoints import HANDED_OVER
 
 SAMPLES = {"best": 2, "worst": 3, "random": 3}
 SHOWN_PROMPT, SHOWN_ANSWER = 2000, 4000

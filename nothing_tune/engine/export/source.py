@@ -11,11 +11,8 @@ from nothing_tune.artifacts import Run, checkpoint
 from nothing_tune.engine import pickles
 from nothing_tune.engine.worker import with_environment
 from nothing_tune.errors import StorageError, UsageError
+from nothing_tune.outputs import checkpoints
 from nothing_tune.plan.model import Plan
-
-HANDED_OVER = "handed-over"
-_BESIDE_THE_WEIGHTS = "README.md"
-"""The one file of a folder that people may write in without its weights being doubted."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +77,7 @@ def source(run: Run, which: str, to: Path | None = None) -> Source:
         StorageError: They are damaged.
     """
     plan = Plan.from_json(with_environment(run.plan()))
-    weights = _handed_over(run) if which == HANDED_OVER else _checkpoint(run, which)
+    weights = checkpoints.handed_over(run) if which == checkpoints.HANDED_OVER else checkpoints.committed(run, which)
     pickles.refuse(weights)
     commit = checkpoint.read(weights) if (weights / checkpoint.COMMIT).is_file() else {}
     step = int(commit.get("step") or _step(run))
@@ -88,7 +85,9 @@ def source(run: Run, which: str, to: Path | None = None) -> Source:
     wanted = "adapter_model.safetensors" if not full else "config.json"
     if full == bool(plan.peft) or not (weights / wanted).is_file():
         what = "an adapter" if plan.peft else "a whole model"
-        raise UsageError(f"{weights} does not hold {what}, which the plan of run {run.id} trains", hint=_others(run))
+        raise UsageError(
+            f"{weights} does not hold {what}, which the plan of run {run.id} trains", hint=checkpoints.others(run)
+        )
     facts = {
         "run": run.id,
         "path": str(weights.relative_to(run.path)),
@@ -102,64 +101,6 @@ def source(run: Run, which: str, to: Path | None = None) -> Source:
     }
     folder = to if to is not None else run.path / "exports" / f"step-{step}"
     return Source(run, plan, step, folder.expanduser().absolute(), weights, full, facts)
-
-
-def _handed_over(run: Run) -> Path:
-    folder = run.adapter
-    if not any((folder / name).is_file() for name in ("adapter_config.json", "config.json")):
-        raise UsageError(
-            f"run {run.id} has handed nothing over yet: it is {run.state()}",
-            hint=f"tune resume {run.id} finishes it; {_others(run)}",
-        )
-    if (folder / checkpoint.COMMIT).is_file():
-        _whole(run, folder)
-    return folder
-
-
-def _checkpoint(run: Run, which: str) -> Path:
-    there = checkpoint.complete(run.checkpoints)
-    if not there:
-        raise UsageError(
-            f"run {run.id} has no checkpoint yet: it is {run.state()}", hint=f"tune resume {run.id} goes on"
-        )
-    if which == "last":
-        newest, faults = checkpoint.newest(run.checkpoints)
-        if newest is None:
-            raise StorageError(f"no checkpoint of run {run.id} is whole: {faults[0][0].name}: {faults[0][1]}")
-        return newest
-    if which == "best":
-        step = _best(run)
-        if step is None:
-            raise UsageError(f"run {run.id} has no best checkpoint: it has not evaluated", hint=_others(run))
-    elif which.isdigit():
-        step = int(which)
-    else:
-        raise UsageError(f"{which!r} is no checkpoint", hint=f"best, last, or a step; {_others(run)}")
-    if step not in there:
-        kind = "the best step" if which == "best" else "step"
-        raise UsageError(f"run {run.id} keeps no checkpoint of {kind} {step}", hint=_others(run))
-    folder = run.checkpoints / f"checkpoint-{step}"
-    _whole(run, folder)
-    return folder
-
-
-def _whole(run: Run, folder: Path) -> None:
-    why = checkpoint.fault(folder)
-    if why and not why.startswith(_BESIDE_THE_WEIGHTS):
-        raise StorageError(f"{folder.name} of run {run.id} is damaged: {why}", hint=_others(run))
-
-
-def _others(run: Run) -> str:
-    """What else could be exported, as a hint."""
-    there = checkpoint.complete(run.checkpoints)
-    return f"its checkpoints: {', '.join(map(str, there))}" if there else "it has no checkpoints"
-
-
-def _best(run: Run) -> int | None:
-    """Step of the best checkpoint, as status and events tell."""
-    told = [run.status().get("best_step"), (run.last_event("best") or {}).get("step")]
-    told += [e.get("step") for e, _ in run.events() if e.get("type") == "checkpoint" and e.get("best")][-1:]
-    return next((step for step in told if isinstance(step, int)), None)
 
 
 def _step(run: Run) -> int:

@@ -10,7 +10,6 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from typing import Any
 import torch
 
 from nothing_tune.errors import StorageError
+from nothing_tune.outputs.weights import Entry, header
 
 TYPES = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64, "I32": torch.int32,
@@ -25,57 +25,10 @@ TYPES = {
     "F8_E5M2": torch.float8_e5m2,
 }  # fmt: skip
 NAMES = {name: str(dtype).removeprefix("torch.") for name, dtype in TYPES.items()}
+__all__ = ["CHUNK", "NAMES", "TYPES", "Content", "Entry", "chunks", "header", "load", "pieces", "sample", "write"]
+
 CHUNK = 2**20
 """Bytes that are copied at a time."""
-_LONGEST = 100 * 2**20
-"""Longest header that the format allows, in bytes."""
-
-
-@dataclass(frozen=True)
-class Entry:
-    """Where one tensor lies: `dtype` as the format names it, `shape`, and the file's bytes from `begin` to `end`."""
-
-    dtype: str
-    shape: tuple[int, ...]
-    begin: int
-    end: int
-
-    @property
-    def size(self) -> int:
-        """Its bytes."""
-        return self.end - self.begin
-
-
-def header(path: Path) -> dict[str, Entry]:
-    """The tensors of a file. `StorageError` where it is cut off or no safetensors file: all of it must be there."""
-    cure = "fetch it again; nothing was made of it"
-    try:
-        with open(path, "rb") as handle:
-            whole = os.fstat(handle.fileno()).st_size
-            length = int.from_bytes(handle.read(8), "little")
-            if whole < 8 or length > min(_LONGEST, whole - 8):
-                raise StorageError(f"{path} is cut off or no safetensors file: it has {whole:,} bytes", hint=cure)
-            read = json.loads(handle.read(length))
-    except ValueError as error:
-        raise StorageError(f"{path} is damaged: its header cannot be read", hint=cure) from error
-    except OSError as error:
-        raise StorageError(f"{path} cannot be read: {error.strerror}", hint=cure) from error
-    start, out = 8 + length, {}
-    try:
-        for name, facts in read.items():
-            if name != "__metadata__":
-                begin, end = facts["data_offsets"]
-                out[name] = Entry(str(facts["dtype"]), tuple(facts["shape"]), start + begin, start + end)
-    except (KeyError, TypeError, ValueError) as error:
-        raise StorageError(f"{path} is damaged: its header cannot be read", hint=cure) from error
-    expected = max((entry.end for entry in out.values()), default=start)
-    if whole != expected:
-        raise StorageError(f"{path} is damaged: it has {whole:,} bytes instead of {expected:,}", hint=cure)
-    for name, entry in out.items():
-        kind = TYPES.get(entry.dtype)
-        if kind is not None and prod(entry.shape) * kind.itemsize != entry.size:
-            raise StorageError(f"{path} is damaged: {name} has {entry.size:,} bytes, which is not its shape", hint=cure)
-    return out
 
 
 def chunks(path: Path, entry: Entry) -> Iterator[bytes]:

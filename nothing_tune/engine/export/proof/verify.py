@@ -19,6 +19,7 @@ from nothing_tune.engine.export.source import Source
 from nothing_tune.engine.job import Send
 from nothing_tune.errors import TuneError, UsageError
 from nothing_tune.outputs import manifest
+from nothing_tune.outputs.checkpoints import HANDED_OVER
 from nothing_tune.plan.model import Plan
 
 KINDS = ("adapter", "merged", "gguf")
@@ -70,7 +71,7 @@ def _origin(
     if run is not None:
         try:
             name = str(facts.get("path") or "")
-            which = sources.HANDED_OVER if name == run.adapter.name else str(facts.get("step"))
+            which = HANDED_OVER if name == run.adapter.name else str(facts.get("step"))
             source = sources.source(run, which, folder.parent)
             if source.facts.get("digest") != facts.get("digest"):
                 source, why = None, f"the weights of run {run.id} are no longer those that were exported"
