@@ -77,7 +77,8 @@ def case(method: str, base_dir: Path, changes: dict[str, Any], tmp: Path) -> dic
     return {
         "effect": ref.facts["effect"],
         **{n: p["kl"] for n, p in proofs.items()},
-        "top1": proofs["q4_k_m"]["top1"],
+        "converted": {n: proofs[n]["kl_merged"] for n in TYPES},
+        "top1": proofs[TYPES[-1]]["top1"],
         "failed": [f"{n}: {c['what']}" for n, p in proofs.items() for c in p["checks"] if c["ok"] is False],
     }
 

@@ -41,6 +41,8 @@ cat <<'TEXT'
 What now? First, in this shell: source .venv/bin/activate
   tune chat latest                          talk to it yourself
   tune runs show latest                     everything about the run
+  tune eval latest                          what it has learned, measured beside its base
+  tune export latest --merge                one model of it for others, proved to be what was trained
   tune show-config quickstart --why         every value, and the line that set it
   tune list                                 the other recipes
   tune plan nothing-gpt --rows 13482 --fits which GPU would do for another one, and what it costs

@@ -30,6 +30,12 @@ SAME_TOP = {"q8_0": 0.97674, "q6_k": 0.96031, "q4_k_m": 0.91901, "q2_k": 0.71138
 """Share of positions with the same most likely token, of the types that the table has it for."""
 BF16_AS_F16 = 2.515e-5
 """Mean KL of Llama 3 8B in bfloat16 against float16 on a CPU, same page: what rounding to 16 bits and another order of sums cost."""
+SMALL = 10**9
+"""Parameters below which a model is small."""
+SMALL_KL = {"f32": 1e-5, "f16": 1e-5, "q8_0": 1e-3}
+"""Mean KL of a small model's GGUF file to the merged model above which something is odd."""
+BF16_FLOW = 16
+"""Times that for a bf16 file."""
 LOWEST = {"q8_0": 0.80, "q6_k": 0.75}
 TOP1 = 0.95
 """Share of equal top tokens below which an unquantised export is refused; 0.9974 was published for bfloat16 against float16."""
@@ -90,6 +96,27 @@ def gguf(name: str) -> Limit:
         LOWEST.get(name, 0.0),
         f"llama.cpp: {published:.2g} for Llama 3 8B, times {BROKEN}",
     )
+
+
+def conversion(name: str, parameters: int) -> Limit:
+    """Of a GGUF type beside the merged model that it was made from, which takes the rounding of the merge out.
+
+    A model of a few million weights shows what the conversion does and no more: measured 1e-7 to 1e-6 for f16, up to 5e-4 for q8_0
+    (docs/measurements/proof.md), so above `SMALL_KL` something is odd, which is said. In a large model rounding adds up over layers,
+    and llama.cpp's table has 2.5e-5 and 1.4e-3 for files that are as they should be: there it is said from four times that on. It is
+    refused from ten times the table on, whatever the size: random weights alone reach 2e-3 in q8_0.
+    """
+    name = name.lower()
+    small = SMALL_KL.get(name) if parameters < SMALL else None
+    if name in ("f32", "f16", "bf16"):
+        published = BF16_AS_F16 * (BF16_FLOW if name == "bf16" else 1)
+        why = f"llama.cpp: {published:.2g} between two such types"
+    else:
+        published = PUBLISHED.get(name) or _coarser(name)
+        why = f"llama.cpp: {published:.2g} for Llama 3 8B"
+    if small is not None:
+        why = f"models below {SMALL // 10**9} billion weights lie lower"
+    return Limit(BROKEN * published, small or POOR * published, 0.0, why)
 
 
 def _coarser(name: str) -> float:

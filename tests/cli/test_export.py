@@ -121,6 +121,9 @@ def test_the_exit_code_says_what_was_proved(capsys: pytest.CaptureFixture[str]) 
 
     assert making.verdict([output(sound)]) is True
     assert making.verdict([output(sound, unknown)]) is None
+    mild = {"name": "stops", "ok": None, "mild": True, "what": "cannot tell: the run itself does not end its answers soon"}
+    assert making.verdict([output(sound, mild)]) is True
+    assert making.verdict([output(mild, unknown)]) is None
     assert making.verdict([output(sound), {"output": "merged", "proof": None}]) is None
     assert making.verdict([output(sound), output(sound, wrong)]) is False
     assert [p.what for p in making.failures([output(wrong)])] == ["q8_0: it answers otherwise: KL 1.3, at most 0.001"]
@@ -128,6 +131,7 @@ def test_the_exit_code_says_what_was_proved(capsys: pytest.CaptureFixture[str]) 
     assert words == (
         "KL 3.1e-05; top-1 99.8 %; the training changed KL 0.81; 1 of 2 checks passed; cannot tell: generation"
     )
+    assert making.proof_words({"checks": [sound, mild]}) == "1 of 2 checks passed; not looked at: stops"
 
 
 def test_runs_show_lists_what_was_exported(tune: Callable[..., Any], done: Any) -> None:

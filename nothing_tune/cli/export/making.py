@@ -231,7 +231,7 @@ class Page:
 
     def _output(self, event: Mapping[str, Any]) -> None:
         proof = event.get("proof")
-        ok = proof.get("ok") if isinstance(proof, dict) else None
+        ok = verdict([dict(event)])
         tint = {True: self.paint.ok, False: self.paint.error, None: self.paint.warn}[ok]
         size = console.size(int(event.get("bytes") or 0))
         took = "there" if event.get("there") else f"{float(event.get('seconds') or 0):.0f} s"
@@ -284,10 +284,13 @@ def proof_words(proof: Any) -> str:
         parts.append(f"the training changed KL {_small(proof['effect'])}")
     checks = proof.get("checks") or []
     passed = sum(check.get("ok") is True for check in checks)
-    unknown = [check for check in checks if check.get("ok") is None]
+    unknown = [check for check in checks if check.get("ok") is None and not check.get("mild")]
     parts.append(f"{passed} of {len(checks)} checks passed")
     if unknown:
         parts.append(f"cannot tell: {', '.join(str(check.get('name')) for check in unknown)}")
+    mild = [str(check.get("name")) for check in checks if check.get("ok") is None and check.get("mild")]
+    if mild:
+        parts.append(f"not looked at: {', '.join(mild)}")
     return "; ".join(parts)
 
 
@@ -305,11 +308,14 @@ def failures(outputs: list[dict[str, Any]]) -> list[Problem]:
 
 
 def verdict(outputs: list[dict[str, Any]]) -> bool | None:
-    """True when every output is proved, False when one is wrong, None when something could not be told."""
+    """True when every output is proved, False when one is wrong, None when something could not be told that is not `mild`."""
     found = [one.get("proof") for one in outputs]
     if any(isinstance(p, dict) and p.get("ok") is False for p in found):
         return False
-    whole = all(isinstance(p, dict) and p.get("ok") and all(c.get("ok") for c in p.get("checks") or []) for p in found)
+    whole = all(
+        isinstance(p, dict) and p.get("ok") and all(c.get("ok") or c.get("mild") for c in p.get("checks") or [])
+        for p in found
+    )
     return True if whole else None
 
 

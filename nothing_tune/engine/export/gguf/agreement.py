@@ -39,12 +39,18 @@ class Finding:
 
 
 class Comparison:
-    """The texts and what the tokenizer of transformers makes of them."""
+    """The texts and what the tokenizer of transformers makes of them.
+
+    `start` is what a file is to put before every text: what the tokenizer puts there (`own_start`), but nothing where the chat
+    template begins a conversation without it. llama.cpp's server and Ollama tokenise the rendered conversation as any text, and
+    would otherwise put a BOS there that was not there in training; `apply_chat_template` adds none.
+    """
 
     def __init__(self, tokenizer: Any) -> None:
         self.groups = texts.made(tokenizer)
         self.chats = bool(self.groups["chat"])
-        self.start, self.end = texts.special(tokenizer)
+        self.own_start, self.end = texts.special(tokenizer)
+        self.start = [] if texts.begins_bare(tokenizer, self.groups["chat"], self.own_start) else self.own_start
         self.all = [text for group in self.groups.values() for text in group]
         self.bare = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in self.all]
 

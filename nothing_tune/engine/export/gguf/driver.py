@@ -151,7 +151,7 @@ def _facts(
     tokenizer: Any, generation: Any, hparams: dict[str, Any], compared: agreement.Comparison, send: Send
 ) -> dict[str, Any]:
     """Special tokens and template, as transformers uses them."""
-    start, end = compared.start, compared.end
+    start, end = compared.own_start, compared.end
     ends = stops.stops(tokenizer, generation)
     eos = tokenizer.eos_token_id if tokenizer.eos_token_id is not None else (ends[0] if ends else None)
     if eos is None:
@@ -164,8 +164,8 @@ def _facts(
     if bos is None:
         configured = hparams.get("bos_token_id")
         bos = configured if isinstance(configured, int) and 0 <= configured < len(tokenizer) else eos
-    if len(start) > 1 or len(end) > 1 or (end and end != [eos]):
-        words = tokenizer.convert_ids_to_tokens([*start, *end])
+    if len(compared.start) > 1 or len(end) > 1 or (end and end != [eos]):
+        words = tokenizer.convert_ids_to_tokens([*compared.start, *end])
         send(
             type="warning",
             what=f"llama.cpp cannot put {' '.join(words)} around plain text, as the tokenizer does",
@@ -192,7 +192,7 @@ def _facts(
     }
     return {
         "ids": {k: int(v) for k, v in ids.items() if v is not None},
-        "bos": len(start) == 1, "eos": end == [eos], "stops": ends, "template": template,
+        "bos": len(compared.start) == 1, "eos": end == [eos], "stops": ends, "template": template,
     }  # fmt: skip
 
 

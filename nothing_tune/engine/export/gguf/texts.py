@@ -89,6 +89,13 @@ def _chats(tokenizer: Any, template: str) -> list[str]:
     return out
 
 
+def begins_bare(tokenizer: Any, chats: list[str], start: list[int]) -> bool:
+    """Whether no conversation of `chats`, as the chat template writes it, begins with what the tokenizer puts before texts (`start`)."""
+    if not chats or not start:
+        return False
+    return all(tokenizer(text, add_special_tokens=False)["input_ids"][: len(start)] != start for text in chats)
+
+
 def special(tokenizer: Any) -> tuple[list[int], list[int]]:
     """What the tokenizer puts before and after every text: ids."""
     bare = tokenizer("a b", add_special_tokens=False)["input_ids"]

@@ -19,9 +19,10 @@ def check(
     return {"name": name, "ok": ok, "value": value, "limit": limit, "what": what}
 
 
-def unknown(name: str, why: str) -> dict[str, Any]:
-    """A check that cannot be made, and why."""
-    return check(name, None, f"cannot tell: {why}")
+def unknown(name: str, why: str, mild: bool = False) -> dict[str, Any]:
+    """A check that cannot be made, and why; `mild` (a key only then) where the output is proved without it."""
+    found = check(name, None, f"cannot tell: {why}")
+    return {**found, "mild": True} if mild else found
 
 
 def result(checks: Sequence[dict[str, Any]], warnings: Sequence[dict[str, str]] = (), **numbers: Any) -> dict[str, Any]:

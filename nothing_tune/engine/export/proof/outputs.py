@@ -15,7 +15,7 @@ from nothing_tune.engine import build, pickles
 from nothing_tune.engine.export import base as bases
 from nothing_tune.engine.export import stops
 from nothing_tune.engine.export.proof import answers as references
-from nothing_tune.engine.export.proof import llama, models, texts, weights
+from nothing_tune.engine.export.proof import conversion, llama, models, texts, weights
 from nothing_tune.engine.export.proof.answers import Reference
 from nothing_tune.engine.export.proof.checks import check, distance, number, result, unknown
 from nothing_tune.engine.export.source import Base, Source
@@ -124,6 +124,8 @@ def merged(folder: Path, source: Source, ref: Reference | None, near: Around | N
             else:
                 said = models.log_probabilities(model, ref.prompts)
                 numbers = _answers(said, ref, limits.merged(dtype), checks, warnings)
+                if all(c["ok"] is not False for c in checks):
+                    conversion.keep(folder, source, ref, said)
                 given = stops.configured(read_json(folder / "generation_config.json"))
                 checks.append(
                     _stops(ref, lambda prompt, n: models.answer(model, prompt, given, n), lambda t: t in given)
@@ -170,6 +172,7 @@ def _whole_gguf(
     tokenizer = _exported_tokenizer(source)
     numbers: dict[str, Any] = {}
     context = llama.context(ref.prompts) if ref else 512
+    before = conversion.of_merged(source, ref)
     with llama.opened(file, context) as model:
         checks.append(check("reload", True, "llama.cpp loads it"))
         if ref is None:
@@ -177,6 +180,7 @@ def _whole_gguf(
         else:
             said = llama.log_probabilities(model, ref.prompts)
             numbers = _answers(said, ref, limits.gguf(name), checks, warnings)
+            numbers |= conversion.judge(said, name, before, ref, checks, warnings)
             checks.append(
                 _stops(
                     ref, lambda prompt, n: llama.answer(model, prompt, n), lambda token: llama.stops_at(model, token)
@@ -284,7 +288,7 @@ def _stops(ref: Reference, answer: Callable[..., Sequence[int]], ends: Callable[
             if told
             else "there is no row of the run's own data to answer"
         )
-        return unknown(name, why)
+        return unknown(name, why, mild=True)
     done = 0
     for one in ended:
         said = answer(ref.prompts[one["prompt"]], 2 * max(int(one["tokens"]), 16))
