@@ -311,17 +311,17 @@ def _proof(data: Mapping[str, Any]) -> str:
     for name, entry in (data.get("outputs") or {}).items():
         proof = entry.get("proof")
         if not isinstance(proof, Mapping):
-            lines.append(f"**{name}**: not proven. Nobody compared it with the run; `tune export --verify DIR` does.")
+            lines.append(f"**{name}**: not proved. Nobody compared it with the run; `tune export --verify DIR` does.")
             continue
-        words = {True: "proven to be what was trained", False: "NOT what was trained", None: "not wholly proven"}
+        words = {True: "proved to be what was trained", False: "NOT what was trained", None: "not wholly proved"}
         verdict = words[proof.get("ok")]
         rows = [("check", "", "value", "limit", "what")]
         for check in proof.get("checks") or []:
-            mark = {True: "ok", False: "fails", None: "not proven"}[check.get("ok")]
+            mark = {True: "ok", False: "fails", None: "not proved"}[check.get("ok")]
             what = str(check.get("what") or "")
             rows.append((str(check.get("name")), mark, _value(check.get("value")), _value(check.get("limit")), what))
         lines.append(f"**{name}**: {verdict}." + (f"\n\n{_table(record.public(rows))}" if len(rows) > 1 else ""))
-    return "\n\n".join(lines) or "Not proven."
+    return "\n\n".join(lines) or "Not proved."
 
 
 def _licence(base: Mapping[str, Any]) -> str:

@@ -16,7 +16,7 @@ from nothing_tune.artifacts import Run
 from nothing_tune.errors import TuneError
 from nothing_tune.outputs import record
 from nothing_tune.outputs.evaluated import Compared, evaluated
-from nothing_tune.outputs.lines import UNKNOWN, Line, best_of, proven
+from nothing_tune.outputs.lines import UNKNOWN, Line, best_of, proved
 from nothing_tune.plan import drift, kwargs
 
 Record = Mapping[str, Any]
@@ -49,7 +49,7 @@ class Comparison:
         same_rows: `train` and `eval`: whether these rows are known to be the same in all runs that have any.
         went: State, steps, time, losses.
         evaluated: Evaluations that may be compared.
-        exports: What was exported, and whether it was proven.
+        exports: What was exported, and whether it was proved.
         notes: What may not be compared, and why.
     """
 
@@ -303,12 +303,12 @@ def _told(line: Line) -> bool:
 
 
 def _exports(records: Sequence[Record]) -> tuple[Line, ...]:
-    """One line an output: bytes, and `proven`, `not proven` or `proof failed`."""
+    """One line an output: bytes, and `proved`, `not proved` or `proof failed`."""
     made: list[dict[str, Mapping[str, Any]]] = [{_output(e): e for e in r.get("exports") or []} for r in records]
     lines = []
     for name in dict.fromkeys(key for one in made for key in one):
         entries = [one.get(name) for one in made]
-        details = tuple("" if e is None else proven(e.get("proof")) for e in entries)
+        details = tuple("" if e is None else proved(e.get("proof")) for e in entries)
         lines.append(Line(name, name, tuple(None if e is None else e.get("bytes") for e in entries), "bytes", details))
     return tuple(lines)
 

@@ -66,8 +66,8 @@ def written(line: Line, place: int) -> str:
     return f"${value:,.2f}" if line.form == "usd" else str(value)
 
 
-def proven(proof: Mapping[str, Any] | None) -> str:
+def proved(proof: Mapping[str, Any] | None) -> str:
     """What a proof says, in two words."""
     if not proof or proof.get("ok") is None:
-        return "not proven"
-    return "proven" if proof["ok"] else "proof failed"
+        return "not proved"
+    return "proved" if proof["ok"] else "proof failed"

@@ -9,7 +9,7 @@ from typing import Any
 from nothing_tune.outputs import evaluation as evaluations
 from nothing_tune.outputs import html as h
 from nothing_tune.outputs.evaluation import Evaluation, Metric
-from nothing_tune.outputs.lines import interval, proven
+from nothing_tune.outputs.lines import interval, proved
 
 SAMPLES = 6
 """Samples of one evaluation that are shown."""
@@ -101,7 +101,7 @@ def _sample(one: Mapping[str, Any]) -> str:
 
 
 def exported(found: Sequence[Mapping[str, Any]], serving: Mapping[str, str]) -> str:
-    """Every output with its size and what was proven of it, then the texts that say how they are served."""
+    """Every output with its size and what was proved of it, then the texts that say how they are served."""
     rows = [
         (
             h.code(f"{e.get('folder')}"), h.text(e.get("output")), h.size(e.get("bytes")), _proof(e.get("proof")),
@@ -115,8 +115,8 @@ def exported(found: Sequence[Mapping[str, Any]], serving: Mapping[str, str]) -> 
 
 
 def _proof(proof: Mapping[str, Any] | None) -> str:
-    word = proven(proof)
-    kind = {"proven": "good", "proof failed": "bad"}.get(word, "quiet")
+    word = proved(proof)
+    kind = {"proved": "good", "proof failed": "bad"}.get(word, "quiet")
     lines = []
     for check in (proof or {}).get("checks") or []:
         mark = {True: "", False: "failed: ", None: "not looked at: "}[

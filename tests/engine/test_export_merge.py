@@ -60,7 +60,7 @@ INNER = [m for m in exports.METHODS if m not in EDGES]
 """The others: each with one family, those that depend on the stored type with every kind, while the families take turns."""
 NAMES = list(exports.FAMILIES)
 MORE = [
-    *((family, method, KINDS[(i + j) % 3]) for j, method in enumerate(EDGES) for i, family in enumerate(NAMES)),
+    *((family, method, KINDS[(i + j + 1) % 3]) for j, method in enumerate(EDGES) for i, family in enumerate(NAMES)),
     *(
         (NAMES[(i + j) % len(NAMES)], method, kind)
         for j, method in enumerate(INNER)

@@ -50,8 +50,8 @@ def test_what_a_card_says(tmp_path: Path) -> None:
         "| 60 | 1.5 | 1.5 |", "Best: eval_loss 1.5 at step 60. These weights are that step's.", "**held-out** (step 60)",
         "| loss | 1.5 (1.4 to 1.6) | 3 |",
         "| time | 2.0 h (60 min to 3.0 h) | 60 min |", "| peak memory | 6.0 GiB (5.0 GiB to 7.0 GiB) | 6.5 GiB |",
-        "| cost at modal | $1.60 ($0.80 to $2.40) | $0.80 |", "**adapter**: proven to be what was trained.",
-        "| kl | ok | 1.5e-09 | 1e-05 | mean KL \\| nats |", "| llama.cpp | not proven | - | - |  |",
+        "| cost at modal | $1.60 ($0.80 to $2.40) | $0.80 |", "**adapter**: proved to be what was trained.",
+        "| kl | ok | 1.5e-09 | 1e-05 | mean KL \\| nats |", "| llama.cpp | not proved | - | - |  |",
         "That of the base, `meta-llama/Llama-3.2-3B-Instruct`: llama3.2. The base is gated", "python 3.11.7, torch 2.13.0.",
         "`rows.jsonl` was made by nothing-tune 0.1.0.", "| hardware | NVIDIA L4 |",
     ):  # fmt: skip
@@ -65,7 +65,7 @@ def test_kinds_licences_and_bases(tmp_path: Path) -> None:
     facts = record.of_run(run)
     front, text = made(tmp_path / "m", facts, "merged")
     assert (front["library_name"], front["base_model_relation"]) == ("transformers", "finetune")
-    assert "not proven. Nobody compared it with the run" in text
+    assert "not proved. Nobody compared it with the run" in text
     assert "AutoModelForCausalLM.from_pretrained(MODEL" in text
     front, text = made(tmp_path / "g", facts, "gguf", {"ok": False, "checks": []})
     assert (front["library_name"], "gguf" in front["tags"]) == ("gguf", True)

@@ -11,7 +11,7 @@ from typing import Any
 from nothing_tune.artifacts import Run
 from nothing_tune.cli import console, notices, options
 from nothing_tune.cli.console import Ink
-from nothing_tune.outputs import evaluation, record
+from nothing_tune.outputs import evaluation, lines, record
 
 HELP = "Tells everything about one run: settings, attempts, what went wrong and what was done, losses, files, what to do next."
 EXAMPLES = (("tune runs show latest", "the newest run"), ("tune runs show latest --json", "for a program"))
@@ -68,9 +68,9 @@ def show(run_id: options.RunId, runs_dir: options.RunsDir = None, json: options.
             )
     if kept:
         console.out("", paint.bold("checkpoints"), *(f"  {line}" for line in _checkpoints(kept)))
-    for heading, lines in (("evaluations", _evaluations(run)), ("exports", _exports(run))):
-        if lines:
-            console.out("", paint.bold(heading), *(f"  {line}" for line in lines))
+    for heading, found in (("evaluations", _evaluations(run)), ("exports", _exports(run))):
+        if found:
+            console.out("", paint.bold(heading), *(f"  {line}" for line in found))
     console.out("", paint.bold("files") + paint.dim(f"  {shown(run.path)}"))
     left = max((len(name) for name in files), default=0)
     console.out(*(f"  {name.ljust(left)}  {paint.dim(console.size(size).rjust(9))}" for name, size in files.items()))
@@ -173,8 +173,7 @@ def _exports(run: Run) -> list[str]:
     """One line for each output: what, of which step, its size, and whether it was proved."""
     cells = []
     for one in record.exports(run.path / "exports"):
-        proof = one["proof"]
-        told = "not proved" if not proof else "proved" if proof.get("ok") else "its proof failed"
+        told = lines.proved(one["proof"])
         cells.append((one["output"], str(one["step"]), console.size(one["bytes"]), told, f"exports/{one['folder']}/"))
     return console.table(["output", "step", "size", "", "folder"], cells, right=(1, 2)) if cells else []
 
