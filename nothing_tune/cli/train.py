@@ -181,7 +181,8 @@ def _forecast(plan: Any, root: Path | None = None, saved: Any = None) -> Any:
         return None  # what is wrong with the data is told where it is opened
     bad = [f for f in rows.findings if f["severity"] == "error"]
     if bad and not saved:
-        raise UsageError(*(Problem(f["what"], f["key"], hint=f["hint"]) for f in bad))
+        named = [Problem(f"{where}: {why}") for f in bad for where, why in f.get("named") or ()]
+        raise UsageError(*named, *(Problem(f["what"], f["key"], hint=f["hint"]) for f in bad))
     return forecast.forecast(plan, rows, fetch=False, runs=root)
 
 

@@ -174,7 +174,8 @@ def _wrong_type(key: str, spec: Spec, value: Any) -> Answer:
         if "int" in types and float(value).is_integer():
             return what, f"write {int(value)}"
         if "str" in types and isinstance(spec, Field) and spec.example:
-            return what, f"write it with its unit, such as {spec.example}"
+            unit = "with its unit" if spec.example[:1].isdigit() else "as text"
+            return what, f"write it {unit}, such as {spec.example}"
         if spec.choices and text not in spec.choices and "str" in types:
             return what, f"one of: {', '.join(spec.choices[:12])}"
         if "str" in types:

@@ -19,8 +19,8 @@ from nothing_tune.outputs.weights import stored
 from nothing_tune.plan import Plan
 from nothing_tune.plan.memory.notes import gib
 from nothing_tune.run.architecture import config_of
+from nothing_tune.run.missing import LLAMA_CPP
 
-GGUF_CURE = "pip install 'nothing-tune[gguf]' (it builds llama.cpp, some minutes)"
 SPARE = 64 * 2**20
 """Bytes beside the outputs themselves: tokenizers, cards, manifests, what the proof keeps."""
 
@@ -75,11 +75,12 @@ def outlook(run: Run, wanted: Wanted, which: str = HANDED_OVER, to: Path | None 
     """What exporting `wanted` from `run` will make.
 
     Raises:
-        UsageError: It is no run, or something that is wanted needs a package that is not installed.
+        UsageError: It is no run, it has no such weights, or it trained no adapter that could be exported alone.
         StorageError: The run's weights cannot be read.
     """
-    refuse_unable(wanted)
     plan = Plan.from_json(run.plan())
+    if not plan.peft and (wanted.gguf_adapter or (wanted.adapter and not (wanted.merged or wanted.gguf))):
+        raise UsageError(f"run {run.id} trained the whole model: it has no adapter", hint="--merge exports the model")
     base = base_folder(plan)
     held, dtype = stored(base) if base else (0, "")
     config, _ = config_of(plan, fetch=False)
@@ -95,7 +96,11 @@ def refuse_unable(wanted: Wanted) -> None:
     """`UsageError` where GGUF is wanted and llama.cpp is not installed."""
     if (wanted.gguf or wanted.gguf_adapter) and find_spec("llama_cpp") is None:
         raise UsageError(
-            Problem("GGUF needs llama-cpp-python, which is not installed", key="export.gguf", hint=GGUF_CURE)
+            Problem(
+                "GGUF needs llama-cpp-python, which is not installed",
+                key="export.gguf",
+                hint=f"pip install {LLAMA_CPP}",
+            )
         )
 
 

@@ -13,7 +13,7 @@ from nothing_tune.artifacts import runs_root
 from nothing_tune.data import files, hub, sources
 from nothing_tune.data.duplicates import Seen
 from nothing_tune.data.mixture import choose
-from nothing_tune.data.rows import Ledger, stream, too_many
+from nothing_tune.data.rows import SHOWN, Ledger, stream, too_many
 from nothing_tune.data.splits import Splitter
 from nothing_tune.discovery import host_memory
 from nothing_tune.plan import Plan
@@ -109,11 +109,13 @@ def counted(plan: Plan, limit: int | None = None) -> Rows:
 
 def _bad(ledger: Ledger, data: Mapping[str, Any]) -> tuple[dict[str, Any], ...]:
     """A finding where more rows cannot be read than `data.max_bad_rows` allows."""
-    problem = too_many(ledger.bad, ledger.read, float(data.get("max_bad_rows") or 0.0))
+    named = ledger.bad_rows[:SHOWN]
+    problem = too_many(ledger.bad, ledger.read, float(data.get("max_bad_rows") or 0.0), len(named))
     if problem is None:
         return ()
     places = [place for place, _ in ledger.bad_rows]
-    return ({"severity": "error", "what": problem.what, "hint": problem.hint, "key": problem.key, "rows": places},)
+    told = {"severity": "error", "what": problem.what, "hint": problem.hint, "key": problem.key}
+    return ({**told, "rows": places, "named": [list(one) for one in named]},)
 
 
 def _count(plan: Plan, key: str) -> int:

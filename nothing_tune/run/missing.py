@@ -17,6 +17,7 @@ from nothing_tune.plan.rehearsal import rehearsable
 from nothing_tune.recipe import library
 from nothing_tune.recipe.model import Recipe, lookup, origin_of
 
+LLAMA_CPP = "'nothing-tune[gguf]', in a clone make extras: it builds llama.cpp, which takes minutes"
 HUB_ID = re.compile(r"^[\w.-]+(/[\w.-]+)?(:[\w.+-]+){0,2}$")
 """What the name of a data set on the Hub looks like, with the split that may follow it."""
 
@@ -179,8 +180,8 @@ def _package_problems(recipe: Recipe, plan: Plan) -> list[Problem]:
         ),
         (bool(lookup(values, "model.use_kernels")), "model.use_kernels", "kernels", "kernels"),
         (attention == "flash_attention_2", "model.attn_implementation", "flash_attn", "flash-attn"),
-        (bool(lookup(values, "export.gguf")), "export.gguf", "llama_cpp", "'nothing-tune[gguf]'"),
-        (bool(lookup(values, "export.gguf_adapter")), "export.gguf_adapter", "llama_cpp", "'nothing-tune[gguf]'"),
+        (bool(lookup(values, "export.gguf")), "export.gguf", "llama_cpp", LLAMA_CPP),
+        (bool(lookup(values, "export.gguf_adapter")), "export.gguf_adapter", "llama_cpp", LLAMA_CPP),
     ]
     out = []
     for wanted, key, module, package in needs:

@@ -73,9 +73,11 @@ def test_what_is_refused(tune: Callable[..., Any], done: Any, monkeypatch: pytes
         (("export", "latest", "other"), 2, "error: two runs are named: latest and other\n  hint: tune export latest\n"),
         (("export", "latest", "q8_0"), 2, "error: q8_0 is a GGUF type\n  hint: --gguf q8_0\n"),
         (
-            ("export", "latest", "--gguf", "q4_k_n"),
+            ("export", "latest", "--gguf", "q4_k_n,iq1_s"),
             2,
-            "error: there is no GGUF type q4_k_n\n  hint: near it: q4_k_s, q4_k_m, q5_k_s\n",
+            "error: there is no GGUF type q4_k_n\n  hint: near it: q4_k_s, q4_k_m, q5_k_s\n"
+            "error: the GGUF type iq1_s cannot be made here: llama.cpp makes it only with an importance matrix, measured on text with "
+            "llama-imatrix, which this tool does not make\n  hint: near it: iq3_s, iq4_xs, iq3_m\n",
         ),
         (
             ("export", "latest", "--checkpoint", "newest"),
@@ -107,8 +109,19 @@ def test_what_is_refused(tune: Callable[..., Any], done: Any, monkeypatch: pytes
     said = tune("export", "latest", "--gguf", "q8_0")
     assert said.err == (
         "error: GGUF needs llama-cpp-python, which is not installed\n"
-        "  hint: pip install 'nothing-tune[gguf]' (it builds llama.cpp, some minutes)\n"
+        "  hint: pip install 'nothing-tune[gguf]', in a clone make extras: it builds llama.cpp, which takes minutes\n"
     )
+
+
+def test_a_run_that_trained_the_whole_model_has_no_adapter(tune: Callable[..., Any], done: Any) -> None:
+    plan = done.run.plan()
+    write_json(done.run.path / "plan.json", {**plan, "peft": None})
+    said = tune("export", "latest", "--adapter", "--dry-run")
+    assert (
+        said.err
+        == f"error: run {done.run.id} trained the whole model: it has no adapter\n  hint: --merge exports the model\n"
+    )
+    assert [s["output"] for s in tune("export", "latest", "--dry-run", "--json").json()["sizes"]] == ["merged"]
 
 
 def test_the_exit_code_says_what_was_proved(capsys: pytest.CaptureFixture[str]) -> None:
@@ -121,7 +134,12 @@ def test_the_exit_code_says_what_was_proved(capsys: pytest.CaptureFixture[str]) 
 
     assert making.verdict([output(sound)]) is True
     assert making.verdict([output(sound, unknown)]) is None
-    mild = {"name": "stops", "ok": None, "mild": True, "what": "cannot tell: the run itself does not end its answers soon"}
+    mild = {
+        "name": "stops",
+        "ok": None,
+        "mild": True,
+        "what": "cannot tell: the run itself does not end its answers soon",
+    }
     assert making.verdict([output(sound, mild)]) is True
     assert making.verdict([output(mild, unknown)]) is None
     assert making.verdict([output(sound), {"output": "merged", "proof": None}]) is None

@@ -86,6 +86,10 @@ def test_limits_grow_with_coarseness() -> None:
     assert all(x.poor < x.kl for x in found)
     assert limits.gguf("adapter-f16") == limits.gguf("f16")
     assert limits.gguf("q4_new").kl == limits.gguf("q4_0").kl
+    assert [limits.conversion(n, 10**7).poor for n in ("f16", "f32", "q8_0")] == [1e-5, 1e-5, 1e-3]
+    assert limits.conversion("f16", 8 * 10**9).poor == pytest.approx(1.006e-4)
+    for name in ("f32", "f16", "bf16", "q8_0", "q6_k", "q4_k_m", "q2_k"):
+        assert limits.conversion(name, 10**7).poor < limits.conversion(name, 10**7).kl <= limits.gguf(name).kl
     assert limits.merged("float32").kl < limits.merged("float16").kl < limits.merged("bfloat16").kl
 
 
@@ -145,7 +149,7 @@ def test_a_sound_export_and_its_copy_without_run_and_base(tmp_path: Path) -> Non
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("number", "method"), enumerate(exports.METHODS), ids=str)
+@pytest.mark.parametrize(("number", "method"), list(enumerate(exports.METHODS)), ids=str)
 def test_every_method_passes(number: int, method: str, tmp_path: Path) -> None:
     """Each method once, while families and stored types take turns; some need a family that has what they train."""
     names = list(exports.FAMILIES)

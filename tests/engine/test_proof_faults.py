@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from nothing_tune.artifacts import Run
+from nothing_tune.cli.export import making
 from nothing_tune.engine.export import adapter, base, merge, proof, source
 from nothing_tune.engine.export.proof import models, outputs
 from nothing_tune.engine.export.source import Source
@@ -263,6 +264,27 @@ def test_adapter_of_another_base(export: Export, tmp_path: Path) -> None:
     )
 
 
+def test_qlora_adapter_of_another_base(tmp_path: Path) -> None:
+    """The base of a quantised run is replaced by one of the same shape: the page ends with exit code 7 and says so."""
+    folder = exports.model("llama", tmp_path / "base", dtype="bfloat16")
+    src = source.source(exports.trained("qlora", folder, tmp_path / "runs"), "handed-over", None)
+    adapter.make(src, silent)
+    sound = proof.reference(src, base.find(src.plan), silent)
+    assert sound.facts["base"] == {"ok": True, "why": ""}
+    shutil.rmtree(folder)
+    exports.model("llama", folder, dtype="bfloat16", seed=1)
+    found = proof.adapter(src, proof.reference(src, base.find(src.plan), silent))
+    then = src.facts["base"]["fingerprint"]
+    words = f"{folder} is not the base that the run was trained on, or another revision of it ({then[:8]} then, "
+    assert failed(found)["base"].startswith(words), failed(found)
+    page = making.Page(None, json=False)
+    page.show([{"type": "output", "output": "adapter", "bytes": 1, "seconds": 1.0, "proof": found}])
+    with pytest.raises(ProofFailed) as raised:
+        page.close()
+    assert raised.value.exit_code == 7
+    assert raised.value.problems[0].what.startswith(f"adapter: {words}")
+
+
 def test_adapter_of_another_run(export: Export, tmp_path: Path) -> None:
     """Another run's adapter in the place of this one's: of the same base, and of none that is named."""
     other = exports.trained("lora", export.base, tmp_path, **{"training.seed": 7, "training.learning_rate": 5e-2})
@@ -302,90 +324,3 @@ def test_memory_is_looked_at_before_anything_is_loaded(export: Export, monkeypat
         "the proof needs 13.0 GiB of memory to compute 3.00 billion weights in float32, 0.0 GiB are free"
     )
     assert "--no-proof" in raised.value.problems[0].hint
-
-
-def patch(file: Path, key: str, value: bytes) -> None:
-    """Writes `value` over that of a number or truth value in a GGUF file: it stands after the key and four bytes for its type."""
-    found = bytearray(file.read_bytes())
-    place = found.index(key.encode()) + len(key) + 4
-    found[place : place + len(value)] = value
-    file.write_bytes(found)
-
-
-def replace(file: Path, old: str, new: str) -> None:
-    """Replaces the last `old` in a GGUF file by `new`, which is as long."""
-    assert len(old) == len(new)
-    found = file.read_bytes()
-    place = found.rindex(old.encode())
-    file.write_bytes(found[:place] + new.encode() + found[place + len(old) :])
-
-
-def read_gguf(export: Export, file: Path) -> dict[str, Any]:
-    return proof.gguf(file, "f16", export.source, export.ref)
-
-
-@pytest.mark.gguf
-def test_faults_in_gguf(export: Export, tmp_path: Path) -> None:
-    """Files of llama.cpp with one fault each; the sound one passes."""
-    pytest.importorskip("llama_cpp")
-    from nothing_tune.engine.export import gguf
-
-    sound = tmp_path / "sound.gguf"
-    gguf.convert(export.merged, sound, "f16", silent)
-    found = read_gguf(export, sound)
-    assert all(c["ok"] for c in found["checks"]), found["checks"]
-    assert found["kl"] < 1e-5
-    ids = {
-        t: export.near.right.convert_tokens_to_ids(t)
-        for t in ("<|finetune_right_pad_id|>", "<|end_of_text|>", "<|eot_id|>")
-    }
-    pad = ids["<|finetune_right_pad_id|>"].to_bytes(4, "little")
-    faults: dict[str, tuple[Callable[[Path], None], str, str]] = {
-        "pad as end": (
-            lambda f: patch(f, "tokenizer.ggml.eos_token_id", pad), "stop-tokens",
-            "the file's end token is the padding <|finetune_right_pad_id|>",
-        ),
-        "no BOS": (
-            lambda f: patch(f, "tokenizer.ggml.add_bos_token", b"\0"), "beginning",
-            "a plain text lacks the BOS in llama.cpp, unlike with the tokenizer",
-        ),
-        "wrong template": (
-            lambda f: replace(f, "<|end_header_id|>", "<|end_header_id|}"), "chat-template",
-            "the file's chat template renders a conversation otherwise than the tokenizer's",
-        ),
-        "truncated": (lambda f: f.write_bytes(f.read_bytes()[:-5000]) and None, "reload", "llama.cpp does not load it"),
-    }  # fmt: skip
-    for fault, (break_it, name, words) in faults.items():
-        file = tmp_path / "broken.gguf"
-        shutil.copyfile(sound, file)
-        break_it(file)
-        told = failed(read_gguf(export, file))
-        assert told.get(name, "").startswith(words), (fault, told)
-    other = tmp_path / "base.gguf"
-    gguf.convert(export.base, other, "f16", silent)
-    told = failed(read_gguf(export, other))
-    assert told["differs-from-base"].startswith("it answers as the base"), told
-    alone = tmp_path / "adapter.gguf"
-    gguf.convert_adapter(export.source.adapter, export.base, alone, silent)
-    found = proof.gguf(alone, "adapter-f16", export.source, export.ref, export.near)
-    assert found["ok"], found["checks"]
-    assert found["kl"] < 1e-5
-    assert not list(tmp_path.glob(".base-of-*"))
-
-
-@pytest.mark.gguf
-def test_bos_doubled_in_gguf(tmp_path: Path) -> None:
-    """A family without BOS, in a file that says that one is put before every text."""
-    pytest.importorskip("llama_cpp")
-    from nothing_tune.engine.export import gguf
-
-    export = made(
-        exports.trained("lora", exports.model("qwen2", tmp_path / "base"), tmp_path / "runs"), tmp_path / "base"
-    )
-    file = tmp_path / "broken.gguf"
-    gguf.convert(export.merged, file, "f16", silent)
-    assert read_gguf(export, file)["ok"]
-    patch(file, "tokenizer.ggml.add_bos_token", b"\1")
-    assert failed(read_gguf(export, file)) == {
-        "beginning": "a conversation begins with one BOS too many in llama.cpp, unlike with the tokenizer"
-    }

@@ -35,7 +35,9 @@ def serving(*words: str) -> Iterator[dict[str, Any]]:
     process = subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True)
     try:
         assert process.stdout
-        yield json.loads(process.stdout.readline())
+        line = process.stdout.readline()
+        assert line.startswith(b'{"type": "serving"'), line + process.stdout.read()
+        yield json.loads(line)
         os.kill(process.pid, signal.SIGINT)
         assert process.wait(30) == 0
         with socket.socket() as probe, pytest.raises(ConnectionRefusedError):

@@ -104,13 +104,15 @@ def command(
     if dry_run and json:
         console.out_json({"dry_run": True, **found.to_json()})
         return
+    if not dry_run:
+        export.refuse_unable(found.wanted)
+        export.refuse_full(found)
     page = making.Page(found, json)
     page.open(dry_run)
     if dry_run:
         if found.wanted.push:
             making.listing(found, page)
         return
-    export.refuse_full(found)
     making.make(found, page)
 
 
@@ -129,10 +131,13 @@ def _split(words: list[str] | None, gguf: list[str] | None) -> tuple[str, list[s
 
 
 def checked(types: list[str]) -> list[str]:
-    """Names of GGUF types as they are written, each once; `UsageError` for one that llama.cpp has not, or that is not made here."""
+    """Names of GGUF types as they are written, each once; `UsageError` with all that llama.cpp has not, or that are not made here."""
     from nothing_tune.outputs import quantizations
 
-    return list(dict.fromkeys(quantizations.find(name).name for name in types if name.strip()))
+    tried = [console.outcome(lambda name=name: quantizations.find(name).name) for name in types if name.strip()]  # type: ignore[misc]
+    if wrong := [problem for _, error in tried if error for problem in error.problems]:
+        raise UsageError(*wrong)
+    return list(dict.fromkeys(name for name, _ in tried if name))
 
 
 def _wanted(
@@ -148,10 +153,12 @@ def _wanted(
     """What the options ask for; without any, what the run's recipe names, and the adapter where that is nothing."""
     from nothing_tune.outputs import Wanted
 
-    own = Wanted.of(run.plan().get("values") or {})
+    plan = run.plan()
+    own = Wanted.of(plan.get("values") or {})
     asked = Wanted(adapter, merge, tuple(types), gguf_adapter, ollama, vllm, push or "")
     kept = replace(asked, private=own.private, prove=own.prove, system=own.system)
-    return kept if asked else own or replace(kept, adapter=True)
+    alone = replace(kept, adapter=True) if plan.get("peft") else replace(kept, merged=True)
+    return kept if asked else own or alone
 
 
 def _which(run: Any) -> str:

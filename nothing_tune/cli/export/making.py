@@ -234,7 +234,7 @@ class Page:
         ok = verdict([dict(event)])
         tint = {True: self.paint.ok, False: self.paint.error, None: self.paint.warn}[ok]
         size = console.size(int(event.get("bytes") or 0))
-        took = "there" if event.get("there") else f"{float(event.get('seconds') or 0):.0f} s"
+        took = "kept" if event.get("there") else f"{float(event.get('seconds') or 0):.0f} s"
         head = f"{tint(MARKS[ok].ljust(3))} {str(event.get('output')).ljust(NAME - 4)}{size:>10} {self.paint.dim(took.rjust(6))}"
         pad, columns = NAME + 19, (console.width() or console.PIPE_WIDTH) - NAME - 20
         found = textwrap.wrap(proof_words(proof), max(columns, 30), break_on_hyphens=False)

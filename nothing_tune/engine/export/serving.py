@@ -152,7 +152,7 @@ def rendering(tokenizer: Any) -> go_template.Render:
 
 
 def adds_bos(tokenizer: Any) -> bool:
-    """Whether the tokenizer puts the BOS token before a text by itself, which is what the GGUF tells llama.cpp to do."""
+    """Whether the tokenizer puts the BOS token before a text by itself; the GGUF does, too, unless the template begins without."""
     ids = tokenizer("a")["input_ids"]
     return tokenizer.bos_token_id is not None and bool(ids) and ids[0] == tokenizer.bos_token_id
 
@@ -211,12 +211,6 @@ def _pieces(facts: _Facts, send: Send) -> tuple[go_template.Pieces | None, list[
         told.append("functions are left out: the model's own writes them in a way that Ollama's templates cannot")
     elif found.tools is not None:
         told.append("functions are written as the model's own does, but for spaces in their JSON")
-    if adds_bos(facts.tokenizer) and not found.bos:
-        send(
-            type="warning",
-            what=f"Ollama and llama.cpp begin every text with {bos}, which the chat template does not",
-            hint="the tokenizer asks for it; compare answers before you rely on them",
-        )
     return found, told
 
 

@@ -1,7 +1,7 @@
 """What the merged model answers, kept so that a GGUF file is compared with what it was made from: the conversion apart from the merge.
 
-    exports/step-N/.proof/merged.safetensors   log-probabilities `merged`, [places, vocabulary], float32
-    exports/step-N/.proof/merged.json          of which run, texts and merged files; sha256 of the file above
+exports/step-N/.proof/merged.safetensors   log-probabilities `merged`, [places, vocabulary], float32
+exports/step-N/.proof/merged.json          of which run, texts and merged files; sha256 of the file above
 """
 
 from __future__ import annotations
