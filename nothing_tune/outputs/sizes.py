@@ -38,6 +38,7 @@ def sizes(
     adapter_bytes: int | None,
     merged_bytes: int | None = None,
     full: bool = False,
+    own_dtype: str = "",
 ) -> list[Size]:
     """What is made for `wanted`, in the order in which it is made.
 
@@ -47,10 +48,13 @@ def sizes(
         adapter_bytes: Size of the run's adapter, or of the whole model after full fine-tuning.
         merged_bytes: Size of the base's own files where they are on this disk; None to count from `config`.
         full: Whether the run trained the whole model.
+        own_dtype: Type of what the run handed over, where it is the whole model; it is exported in `dtype`. Empty for the same.
     """
     out = [] if full else [Size("adapter", adapter_bytes)]
     if full:
         merged_bytes = adapter_bytes
+        if adapter_bytes is not None and own_dtype:
+            merged_bytes = adapter_bytes * WIDTH.get(dtype, 2) // WIDTH.get(own_dtype, WIDTH.get(dtype, 2))
     elif merged_bytes is None and config is not None:
         try:
             merged_bytes = shape(config).parameters * WIDTH.get(dtype, 2)

@@ -9,9 +9,11 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
+from typing import Any
 
 from nothing_tune.errors import StorageError
 
@@ -70,6 +72,19 @@ def header(path: Path) -> dict[str, Entry]:
         if width is not None and prod(entry.shape) * width != entry.size:
             raise StorageError(f"{path} is damaged: {name} has {entry.size:,} bytes, which is not its shape", hint=cure)
     return out
+
+
+def of_whole(base: str, config: Mapping[str, Any] | None, planned: str | None, trained: str = "bfloat16") -> str:
+    """Type in which a model that was trained whole is exported, as torch calls it.
+
+    Args:
+        base: Type of most of the base's weights; empty where they are gone.
+        config: config.json of the base; empty or None where that is gone, too.
+        planned: Type in which the plan loads the base.
+        trained: Type of what was trained.
+    """
+    named = str((config or {}).get("dtype") or (config or {}).get("torch_dtype") or "")
+    return next(kind for kind in (base, named, planned, trained) if kind and (kind in FLOATS.values() or kind is trained))
 
 
 def stored(folder: Path) -> tuple[int, str]:

@@ -84,11 +84,13 @@ def outlook(run: Run, wanted: Wanted, which: str = HANDED_OVER, to: Path | None 
     base = base_folder(plan)
     held, dtype = stored(base) if base else (0, "")
     config, _ = config_of(plan, fetch=False)
-    dtype = dtype or str((config or {}).get("dtype") or (config or {}).get("torch_dtype") or "bfloat16")
+    planned = None if plan.peft else (plan.model.get("init") or {}).get("dtype")
+    dtype = of_whole(dtype, config, planned)
     weights = checkpoints.handed_over(run) if which == HANDED_OVER else checkpoints.committed(run, which)
     folder = (to or run.path / "exports" / _step(weights)).absolute()
     own = sum(p.stat().st_size for p in weights.glob("*.safetensors"))
-    found = sizes(wanted, config, dtype, own, held or None, full=not plan.peft)
+    trained = "" if plan.peft else stored(weights)[1]
+    found = sizes(wanted, config, dtype, own, held or None, full=not plan.peft, own_dtype=trained)
     return Outlook(run, wanted, which, to, folder, tuple(found), dtype, _free(folder))
 
 

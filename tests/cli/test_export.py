@@ -146,10 +146,28 @@ def test_the_exit_code_says_what_was_proved(capsys: pytest.CaptureFixture[str]) 
     assert making.verdict([output(sound), output(sound, wrong)]) is False
     assert [p.what for p in making.failures([output(wrong)])] == ["q8_0: it answers otherwise: KL 1.3, at most 0.001"]
     words = making.proof_words({"kl": 3.14e-5, "top1": 0.998, "effect": 0.81, "checks": [sound, unknown]})
-    assert words == (
-        "KL 3.1e-05; top-1 99.8 %; the training changed KL 0.81; 1 of 2 checks passed; cannot tell: generation"
+    assert words == ("KL 3.1e-05, top-1 99.8 %, 1 of 2 checks, cannot tell: generation")
+    assert making.proof_words({"checks": [sound, mild]}) == "1 of 2 checks, not looked at: stops"
+
+
+def test_what_a_proof_warns_of_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    warning = {
+        "what": "the answers lie KL 0.004 from the merged model's, which is much for q8_0",
+        "hint": "expected below 0.002",
+    }
+    checks = [{"name": "stops", "ok": None, "mild": True, "what": "cannot tell: it does not end"}]
+    proof = {"ok": True, "checks": checks, "warnings": [warning]}
+    page = making.Page(None, json=False)
+    page.show([{"type": "output", "output": "q8_0", "bytes": 2048, "seconds": 3.0, "proof": proof}])
+    page.close()
+    said = capsys.readouterr()
+    assert said.out + said.err == (
+        "ok  q8_0         2.0 KiB    3 s  0 of 1 checks passed; not looked at: stops\n"
+        "warning: q8_0: the answers lie KL 0.004 from the merged model's, which is much for q8_0\n"
+        "  hint: expected below 0.002\n"
+        "\n"
+        "proved        what was exported answers as what was trained\n"
     )
-    assert making.proof_words({"checks": [sound, mild]}) == "1 of 2 checks passed; not looked at: stops"
 
 
 def test_runs_show_lists_what_was_exported(tune: Callable[..., Any], done: Any) -> None:

@@ -168,6 +168,14 @@ class Page:
             True: ("proved", "what was exported answers as what was trained"),
             None: ("not proved", "not everything could be compared with the run: see the lines with a question mark"),
         }[verdict(self.outputs)], tint=self.paint.ok if verdict(self.outputs) else self.paint.warn)  # fmt: skip
+        if effect := next(
+            (p["effect"] for p in map(_proof, self.outputs) if isinstance(p.get("effect"), int | float)), None
+        ):
+            self.told(
+                "",
+                f"KL is the distance from the run; the training itself moved the base by {_small(effect)}",
+                self.paint.dim,
+            )
         for use in self.usage:
             self.line(
                 f"{self.paint.dim(str(use.get('name')).ljust(NAME))}{self.paint.key(console.near(str(use.get('command'))))}"
@@ -240,6 +248,10 @@ class Page:
         found = textwrap.wrap(proof_words(proof), max(columns, 30), break_on_hyphens=False)
         for number, part in enumerate(found):
             self.line(f"{head}  {part}" if not number else f"{' ' * pad}{part}")
+        for one in (proof or {}).get("warnings") or []:
+            self.warn(f"{event.get('output')}: {one.get('what')}", str(one.get("hint") or ""))
+        for warning in _proof(event).get("warnings") or ():
+            self.warn(f"{event.get('output')}: {warning.get('what')}", str(warning.get("hint") or ""))
 
     def _progress(self, event: Mapping[str, Any]) -> None:
         now = time.monotonic()
@@ -280,18 +292,16 @@ def proof_words(proof: Any) -> str:
         parts.append(f"KL {_small(proof['kl'])}")
     if isinstance(proof.get("top1"), int | float):
         parts.append(f"top-1 {100 * proof['top1']:.1f} %")
-    if isinstance(proof.get("effect"), int | float):
-        parts.append(f"the training changed KL {_small(proof['effect'])}")
     checks = proof.get("checks") or []
     passed = sum(check.get("ok") is True for check in checks)
     unknown = [check for check in checks if check.get("ok") is None and not check.get("mild")]
-    parts.append(f"{passed} of {len(checks)} checks passed")
+    parts.append(f"{passed} of {len(checks)} checks")
     if unknown:
         parts.append(f"cannot tell: {', '.join(str(check.get('name')) for check in unknown)}")
     mild = [str(check.get("name")) for check in checks if check.get("ok") is None and check.get("mild")]
     if mild:
         parts.append(f"not looked at: {', '.join(mild)}")
-    return "; ".join(parts)
+    return ", ".join(parts)
 
 
 def failures(outputs: list[dict[str, Any]]) -> list[Problem]:
@@ -317,6 +327,11 @@ def verdict(outputs: list[dict[str, Any]]) -> bool | None:
         for p in found
     )
     return True if whole else None
+
+
+def _proof(output: Mapping[str, Any]) -> Mapping[str, Any]:
+    found = output.get("proof")
+    return found if isinstance(found, dict) else {}
 
 
 def _small(value: float) -> str:

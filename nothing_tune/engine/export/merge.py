@@ -1,7 +1,7 @@
 """Writes the whole model, the adapter merged into the unquantised base, tensor by tensor.
 
 What the adapter does not touch is copied byte for byte; what it changes is computed in float32 and rounded once to the type
-that the base stores. Memory holds the adapter and one module of the model, whatever the size of a file. Files are made in a
+that the base stores, and so is a model that was trained whole in a wider type. Memory holds the adapter and one module of the model, whatever the size of a file. Files are made in a
 hidden folder next to the result, with a journal of those that are whole: a merge that was killed goes on after them.
 """
 
@@ -22,40 +22,45 @@ import torch
 
 from nothing_tune.artifacts import read_json, write_json
 from nothing_tune.artifacts.checkpoint import versions
+from nothing_tune.data import hub
 from nothing_tune.engine.export import adapter, tensors, units
 from nothing_tune.engine.export.base import INDEX, SINGLE, at
 from nothing_tune.engine.export.source import Base, Source
 from nothing_tune.engine.job import Send
 from nothing_tune.errors import ProofFailed, StorageError, UsageError
+from nothing_tune.outputs.weights import FLOATS, of_whole
+from nothing_tune.plan.model import Plan
 
 JOURNAL = "journal.json"
 EVERY_S = 0.1
 """Seconds between two events of progress."""
 BASE_FILES = ("*.py", "preprocessor_config.json", "processor_config.json", "tokenizer.model", "spiece.model")
 """What is taken over from the base besides its weights and config, unless the run's tokenizer brings it."""
-Plan = dict[str, dict[str, tuple[str, tuple[int, ...]]]]
+Files = dict[str, dict[str, tuple[str, tuple[int, ...]]]]
 """File -> tensor -> type as safetensors names it, and shape."""
 
 
-def make(source: Source, base: Base, folder: Path, send: Send, shard_bytes: int | None = None) -> None:
-    """Makes the merged model in `folder`; of a run that trained the whole model, a copy of it.
+def make(source: Source, base: Base | None, folder: Path, send: Send, shard_bytes: int | None = None) -> None:
+    """Makes the merged model in `folder`; of a run that trained the whole model, that model in the types of the base.
 
     Args:
         source: The weights; their plain adapter must be there (`adapter.make`).
-        base: The base model; not used where the whole model was trained.
+        base: The base model; where the whole model was trained only its types are looked at, and it may be gone (None).
         folder: Where the model comes to stand; what was there stays until the new one is complete.
         send: Told the progress in bytes, and warnings.
         shard_bytes: Longest file, in bytes, but for one that holds a single longer tensor; None is files like those of the base.
 
     Raises:
         UsageError: The adapter belongs to another base, or to a method that cannot be merged.
-        ProofFailed: The merged model would be the base model, or is not finite.
+        ProofFailed: The merged model would be the base model, or is not finite in the type of the base.
         StorageError: A file is damaged, or the disk refuses; what is whole is kept for the next time.
     """
+    like = base if source.full else None
     if source.full:
         base = at(source.weights)
+    assert base is not None
     partial = folder.with_name(f".{folder.name}.partial")
-    work = _Merge(source, base, partial, send, shard_bytes)
+    work = _Merge(source, base, partial, send, shard_bytes, like)
     try:
         partial.mkdir(parents=True, exist_ok=True)
         work.write()
@@ -68,16 +73,34 @@ def make(source: Source, base: Base, folder: Path, send: Send, shard_bytes: int 
         ) from error
 
 
+def whole_dtype(plan: Plan, base: Base | None, trained: Base) -> str:
+    """Type in which a model that was trained whole is written: that of its base, as its config or the plan names it where it is gone.
+
+    Args:
+        base: The base model; None where it is gone.
+        trained: What the run committed.
+    """
+    known = base.dtype if base else ""
+    return of_whole(known, base_config(plan), (plan.model.get("init") or {}).get("dtype"), trained.dtype)
+
+
 @dataclass
 class _Merge:
-    """One merge: what it reads, where it writes, and how far it is."""
+    """One merge: what it reads, where it writes, and how far it is.
+
+    `base` is where weights that are copied come from: of a model that was trained whole that model, and `like` is then its base.
+    """
 
     source: Source
     base: Base
     partial: Path
     send: Send
     shard_bytes: int | None
+    like: Base | None = None
     headers: dict[str, dict[str, tensors.Entry]] = field(init=False)
+    kinds: dict[str, str] = field(default_factory=dict)
+    """Of a model that was trained whole: the types in which its tensors are written."""
+    dtype: str = ""
     skeleton: units.Skeleton | None = None
     changed: set[str] = field(default_factory=set)
     done: int = 0
@@ -87,7 +110,10 @@ class _Merge:
 
     def __post_init__(self) -> None:
         self.headers = {file: tensors.header(self.base.folder / file) for file in sorted(set(self.base.files.values()))}
-        if not self.source.full:
+        if self.source.full:
+            self.dtype = whole_dtype(self.source.plan, self.like, self.base)
+            self.kinds = self._kinds()
+        else:
             code = bool(self.source.plan.model.get("trust_remote_code"))
             self._refuse_another_base(code)
             size = _tokens(self.source.adapter, code)
@@ -123,9 +149,27 @@ class _Merge:
             }
             write_json(self.partial / INDEX, index)
 
+    def _kinds(self) -> dict[str, str]:
+        """Types of a model that was trained whole: of each tensor that of the base, for what the base does not have its usual one."""
+        stored = {}
+        if self.like is not None:
+            for file in set(self.like.files.values()):
+                stored |= {n: e.dtype for n, e in tensors.header(self.like.folder / file).items()}
+        usual = next((kind for kind, name in tensors.NAMES.items() if name == self.dtype), "")
+        out = {}
+        for name, file in self.base.files.items():
+            own = self.headers[file][name].dtype
+            wanted = stored.get(name) or usual
+            out[name] = wanted if {own, wanted} <= FLOATS.keys() else own
+        return out
+
     def rest(self) -> None:
         """Writes config, tokenizer and generation config next to the weights."""
         config = {k: v for k, v in self.base.config.items() if k != "quantization_config"}
+        if self.source.full:
+            _say_type(config, self.dtype)
+            config.pop("use_cache", None)  # training turns it off
+            config |= {k: v for k, v in (self.like.config if self.like else {}).items() if k == "use_cache"}
         if self.skeleton is not None:
             parts = [config, *(config[k] for k in ("text_config",) if isinstance(config.get(k), dict))]
             for part in parts:
@@ -149,12 +193,12 @@ class _Merge:
                 if not (self.partial / path.name).exists():
                     shutil.copyfile(path, self.partial / path.name)
 
-    def _plan(self) -> Plan:
+    def _plan(self) -> Files:
         """All tensors that are written, by file: those of the base in their order, then embeddings that are no longer tied."""
         facts: dict[str, tuple[str, tuple[int, ...]]] = {}
         for name, file in self.base.files.items():
             entry = self.headers[file][name]
-            facts[name] = (entry.dtype, self._shape(name, entry))
+            facts[name] = (self.kinds.get(name, entry.dtype), self._shape(name, entry))
         files = dict(self.base.files)
         if self.skeleton is not None:
             names, last = self.skeleton.names, list(dict.fromkeys(files.values()))[-1]
@@ -173,7 +217,7 @@ class _Merge:
                 names.stored[weight] = [spelled]
                 files[spelled] = last
         if self.shard_bytes is None:
-            out: Plan = {}
+            out: Files = {}
             for name, file in files.items():
                 out.setdefault(file, {})[name] = facts[name]
         else:
@@ -205,7 +249,7 @@ class _Merge:
         """A tensor that is not the base's, in the type that is stored; None where it is copied."""
         skeleton = self.skeleton
         if skeleton is None:
-            return None
+            return self._rounded(name)
         weight = skeleton.names.weight[name]
         unit = skeleton.units.get(weight)
         if unit is not None:
@@ -217,6 +261,20 @@ class _Merge:
         if weight not in skeleton.given and not grown:
             return None
         return self._stored(skeleton, {weight: skeleton.load(weight)})[name]
+
+    def _rounded(self, name: str) -> torch.Tensor | None:
+        """A tensor of a model that was trained whole, rounded once; None where it has its type already."""
+        file = self.base.files[name]
+        entry = self.headers[file][name]
+        if self.kinds[name] == entry.dtype:
+            return None
+        trained = tensors.load(self.base.folder / file, entry)
+        out = trained.to(tensors.TYPES[self.kinds[name]])
+        if not torch.isfinite(out).all():
+            kind = tensors.NAMES[self.kinds[name]]
+            broken = "is not finite" if not torch.isfinite(trained).all() else f"has numbers too large for {kind}"
+            raise ProofFailed(f"{name} {broken}, the type of the base", hint="a lower training.learning_rate keeps it")
+        return out
 
     def _again(self, name: str, unit: str) -> torch.Tensor:
         """A tensor of a module that was merged for another file before."""
@@ -253,7 +311,7 @@ class _Merge:
         pairs = zip(tensors.pieces(value), tensors.chunks(path, old), strict=False)
         return any(bytes(new) != was for new, was in pairs)
 
-    def _refuse_nothing_changed(self, plan: Plan) -> None:
+    def _refuse_nothing_changed(self, plan: Files) -> None:
         assert self.skeleton is not None
         names, of = self.skeleton.names.weight, self.skeleton.units
         reached = dict.fromkeys(of[names[n]] for file in plan.values() for n in file if names[n] in of)
@@ -289,7 +347,7 @@ class _Merge:
                 hint="put back the model that was there then; model.revision holds a hub model in place",
             )
 
-    def _key(self, plan: Plan) -> str:
+    def _key(self, plan: Files) -> str:
         """What a file that is whole belongs to: other weights, another base or other libraries make it worthless."""
         listed = [(file, *_stat(self.base.folder / file)) for file in self.headers]
         made = [] if self.source.full else [_sha256(self.source.adapter / n) for n in (adapter.WEIGHTS, adapter.CONFIG)]
@@ -320,6 +378,24 @@ class _Merge:
             self.send(type="progress", stage="merge", done=self.done, total=self.total, unit="bytes")
 
 
+def base_config(plan: Plan) -> dict[str, Any]:
+    """config.json of the base, from its folder or the hub's cache; empty where it is gone. Never downloads."""
+    name = str(plan.model.get("name_or_path") or "")
+    folder = Path(name).expanduser()
+    path = folder / "config.json" if folder.is_dir() else hub.cached_config(name)
+    found = read_json(path) if path else None
+    return found if isinstance(found, dict) else {}
+
+
+def _say_type(config: dict[str, Any], dtype: str) -> None:
+    """Names `dtype` as the type of the weights, in the parts of a config as well."""
+    config.pop("torch_dtype", None)
+    config["dtype"] = dtype
+    for part in config.values():
+        if isinstance(part, dict) and ("dtype" in part or "torch_dtype" in part):
+            _say_type(part, dtype)
+
+
 def _tokens(folder: Path, code: bool) -> int:
     """Length of the tokenizer in `folder`."""
     from transformers import AutoTokenizer
@@ -327,7 +403,7 @@ def _tokens(folder: Path, code: bool) -> int:
     return len(AutoTokenizer.from_pretrained(folder, trust_remote_code=code))
 
 
-def _shards(facts: Mapping[str, tuple[str, tuple[int, ...]]], most: int) -> Plan:
+def _shards(facts: Mapping[str, tuple[str, tuple[int, ...]]], most: int) -> Files:
     """Tensors in their order, in files of at most `most` bytes of weights."""
     groups: list[dict[str, tuple[str, tuple[int, ...]]]] = [{}]
     size = 0

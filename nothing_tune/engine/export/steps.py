@@ -9,8 +9,8 @@ import re
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -57,9 +57,6 @@ class _Export:
     source: Source
     wanted: Wanted
     send: Send
-    proofs: dict[str, Any] = field(default_factory=dict)
-    _base: Base | None = None
-    _reference: Any = None
 
     def make(self) -> None:
         """Makes everything in order."""
@@ -161,24 +158,20 @@ class _Export:
     def _gguf_proof(self, name: str) -> dict[str, Any]:
         return proof.gguf(self.source.folder / "gguf" / self._file(name), name, self.source, self.reference)
 
-    @property
+    @cached_property
     def base(self) -> Base:
-        """The base model's files, looked for once."""
-        if self._base is None:
-            self._base = base.find(self.source.plan)
-        return self._base
+        """The base model's files."""
+        return base.find(self.source.plan)
 
-    @property
+    @cached_property
     def dtype(self) -> str:
         """Type of the whole model's weights as they are stored."""
         return base.at(self.source.weights).dtype if self.source.full else self.base.dtype
 
-    @property
+    @cached_property
     def reference(self) -> Any:
-        """What the run answers, computed once."""
-        if self._reference is None:
-            self._reference = proof.reference(self.source, self.base, self.send)
-        return self._reference
+        """What the run answers, which every output is compared with."""
+        return proof.reference(self.source, self.base, self.send)
 
     def _merged_settings(self) -> dict[str, Any]:
         return {"dtype": self.dtype}

@@ -354,9 +354,10 @@ def _weights(folder: Path, source: Source, near: Around, checks: list[dict[str, 
     try:
         if source.full:
             found = weights.compare(folder, source.weights, source.adapter / ".none")
-            kept = near.base.dtype if near.base else ""
-            others = [d for d in weights.dtypes(folder) if kept and d != kept]
-            checks.append(check("dtype", not others, f"the weights are {', '.join(others) or kept}, the base's {kept}"))
+            kept = ", ".join(weights.dtypes(source.weights))
+            now = ", ".join(weights.dtypes(folder))
+            what = f"the weights are {now}, {'as the run has them' if now == kept else f'the run has them in {kept}'}"
+            checks.append(check("dtype", now == kept, what))
             checks += [c for c in weights.checks(found, kept) if c["name"] not in ("other-weights", "dtype")]
             wrong = [*found.strange, *found.gone]
             what = (
