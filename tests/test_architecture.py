@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -111,5 +112,5 @@ def test_trackers_import_their_library_when_they_are_used() -> None:
 
 def test_files_are_short_and_say_what_they_are_for() -> None:
     sources = {p.relative_to(PACKAGE).as_posix(): p.read_text(encoding="utf-8") for p in MODULES}
-    assert [name for name, source in sources.items() if not ast.get_docstring(ast.parse(source))] == []
+    assert [name for name, source in sources.items() if not re.match(r'"""\S', source)] == []
     assert [name for name, source in sources.items() if len(source.splitlines()) > 450] == [], "split them"

@@ -182,7 +182,7 @@ def create_run(root: Path, run_id: str) -> Run:
 
 
 def find_run(name: str, root: Path) -> Run:
-    """The run that `name` means: a path, a whole id, a unique prefix, or `latest`. `UsageError` names near ids otherwise."""
+    """The run that `name` means: a path, a whole id, a unique prefix, or `latest`. `UsageError` names near ids or the newest otherwise."""
     as_path = Path(name)
     if (as_path / "plan.json").is_file():
         return Run(as_path.absolute())
@@ -204,8 +204,9 @@ def find_run(name: str, root: Path) -> Run:
         raise UsageError(
             f"there is no run in {root}", hint="tune train RECIPE makes one; --runs-dir names another folder"
         )
-    near = get_close_matches(name, ids, n=3, cutoff=0.3) or ids[-3:]
-    raise UsageError(f"no run {name!r} in {root}", hint=f"nearest: {', '.join(near)}")
+    near = get_close_matches(name, ids, n=3, cutoff=0.3)
+    told = f"nearest: {', '.join(near)}" if near else f"the newest: {', '.join(reversed(ids[-3:]))}"
+    raise UsageError(f"no run {name!r} in {root}", hint=told)
 
 
 def _is_in_trash(name: str, root: Path) -> bool:

@@ -69,22 +69,19 @@ def page(comparison: Comparison, paint: Ink) -> list[str]:
     width = console.width() or console.PIPE_WIDTH
     out = _head(comparison, paint)
     sections = [(section, lines, 2) for section, lines in comparison.recipe.items()]
-    for title, groups in (
-        ("recipe", sections),
-        ("data", [("", comparison.data, 0)]),
-        ("how they went", [("", comparison.went, 0)]),
-        *((f"evaluation {e.name}", [("", e.lines, 0)]) for e in comparison.evaluated),
-        ("exports", [("", comparison.exports, 0)]),
-    ):
+    tables: list[tuple[str, Groups, list[str]]] = [
+        ("recipe", sections, []),
+        ("data", [("", comparison.data, 0)], _same_rows(comparison)),
+        ("how they went", [("", comparison.went, 0)], []),
+        *((f"evaluation {e.name}", [("", e.lines, 0)], _of_rows(e)) for e in comparison.evaluated),
+        ("exports", [("", comparison.exports, 0)], []),
+    ]
+    for title, groups, below in tables:
         if any(lines for _, lines, _ in groups):
             out += ["", *_table(title, groups, len(comparison.runs), width, paint)]
         elif title == "recipe":
             out += ["", paint.bold("recipe"), paint.dim("  the same in all")]
-        if title == "data":
-            out += [paint.dim(f"  {line}") for line in _same_rows(comparison)]
-        if title.startswith("evaluation "):
-            one = next(e for e in comparison.evaluated if title == f"evaluation {e.name}")
-            out += [paint.dim(f"  {line}") for line in _of_rows(one)]
+        out += [paint.dim(f"  {line}") for line in below]
     marked = [line.best for line in (*comparison.went, *(m for e in comparison.evaluated for m in e.lines))]
     notes = [f"{BEST} the best of those that can be compared"] if any(marked) else []
     notes += comparison.notes
@@ -108,10 +105,18 @@ def _same_rows(comparison: Comparison) -> list[str]:
     same = [{"train": "training", "eval": "evaluation"}[role] for role, yes in comparison.same_rows.items() if yes]
     damaged = any(run.get("problem") for run in comparison.runs)
     where = "where they are known" if damaged else "in all"
-    return [f"the {' and '.join(same)} rows are the same {where}"] if same else []
+    out = [f"the {' and '.join(same)} rows are the same {where}"] if same else []
+    if any(any(line.details) for line in comparison.data):
+        out.append("set 1, set 2: runs of one set have the same rows, runs of another have others")
+    return out
 
 
 def _of_rows(one: Compared) -> list[str]:
+    if one.rows_differ:
+        several = max((sum(v is not None for v in line.values) for line in one.lines), default=0) > 1
+        return [
+            f"{'each of other rows: not compared' if several else 'of one run alone'}; intervals hold 95 in 100 times"
+        ]
     same = "of the same files" if one.tokenizers_differ else "the same in all"
     out = [f"{console.plural(one.rows, 'row')}, {same}; intervals hold 95 in 100 times"] if one.rows else []
     if one.tokenizers_differ:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -12,19 +13,21 @@ from nothing_tune.errors import StorageError, UsageError
 
 EXAMPLES = (
     ("tune report latest", "the newest run, as report.html in its folder"),
-    ("tune report ONE OTHER --output both.html", "two runs side by side"),
+    ("tune report ONE OTHER --output both.html", "two runs side by side, up to six"),
 )
 EXITS = (0, 2, 74)
 MOST = 6
 NAME = "report.html"
+LONGEST = 120
+"""Bytes of a file's name, below what any disk takes."""
 
 
 def command(
     run_ids: Annotated[
         list[str],
         typer.Argument(
-            metavar="RUN_ID [RUN_ID]",
-            help="A run, or two that are shown side by side: ids, the starts of ids, paths, or `latest`.",
+            metavar="RUN_ID [RUN_ID]...",
+            help="A run, or up to six that are shown side by side: ids, the starts of ids, paths, or `latest`.",
             autocompletion=options.complete_runs,
             show_default=False,
         ),
@@ -32,7 +35,10 @@ def command(
     output: Annotated[
         Path | None,
         typer.Option(
-            "--output", "-o", metavar="FILE", help="Where to write it [default: report.html in the run's folder]."
+            "--output",
+            "-o",
+            metavar="FILE",
+            help="Where to write it [default: report.html in the run's folder; of several runs report-ONE-OTHER.html beside them].",
         ),
     ] = None,
     open_: Annotated[bool, typer.Option("--open", help="Open it in a browser.")] = False,
@@ -55,9 +61,10 @@ def command(
     runs = list({run.path: run for run in (find_run(name, root) for name in run_ids)}.values())
     if len(runs) > MOST:
         raise UsageError(f"{len(runs)} runs are too many for one page", hint=f"give up to {MOST}")
-    path = output or runs[0].path / NAME
+    several = len(runs) > 1
+    path = output or (runs[0].path.parent if several else runs[0].path)
     if path.is_dir():
-        path = path / NAME
+        path = path / (_name([run.id for run in runs]) if several else NAME)
     text = report.page([told(run) for run in runs], __version__)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -76,3 +83,9 @@ def command(
         console.out_json({"report": str(path), "runs": [run.id for run in runs], "bytes": path.stat().st_size})
     else:
         console.out(f"wrote {console.near(str(path))}  {console.ink().dim(console.size(path.stat().st_size))}")
+
+
+def _name(ids: Sequence[str]) -> str:
+    """The file of several runs: `report-ONE-OTHER.html`; where that would be too long, of the first and a number."""
+    whole = f"report-{'-'.join(ids)}.html"
+    return whole if len(whole.encode()) <= LONGEST else f"report-{ids[0]}-and-{len(ids) - 1}-more.html"

@@ -72,7 +72,9 @@ def command(
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the command, and start nothing.")] = False,
     runs_dir: options.RunsDir = None,
-    json: Annotated[bool, typer.Option("--json", help="Print one line of JSON when it answers, errors too.")] = False,
+    json: Annotated[
+        bool, typer.Option("--json", help="Print one line of JSON when it answers; errors as JSON as well.")
+    ] = False,
 ) -> None:
     """Chooses a server, prepares what it loads, starts it, and stays until it ends."""
     from nothing_tune.artifacts import runs_root
@@ -97,7 +99,8 @@ def command(
         if subject.kind == "gguf":
             made = serve.llama_cpp(subject.path, name, host, port, gpu)
         else:
-            laid = _lay_out(subject, folder, name, quiet=json)
+            light = dry_run and chosen == "transformers"  # its command names no file of the adapter
+            laid = serve.planned(subject) if light else _lay_out(subject, folder, name, quiet=json)
             made = serve.plan_of(chosen, laid, folder, name, host, port, _gpu_facts() if gpu else {})
         if dry_run:
             _show_command(made, json)
@@ -189,7 +192,8 @@ def _show_command(made: Server, as_json: bool) -> None:
 
 def _rows(made: Server, log: Path | None = None) -> list[str]:
     paint = console.ink()
-    rows = [("server", made.name), ("url", made.url), ("model", made.model)]
+    named = f"{made.model}{paint.dim('  what requests must name')}"
+    rows = [("server", made.name), ("url", made.url), ("model", named)]
     rows += [("log", str(log))] if log else []
     rows += [("note", note) for note in made.notes]
     return [f"  {paint.dim(label.ljust(8))}{text}" for label, text in rows]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -38,12 +39,28 @@ _UNNEEDED = ("gpu", "advice", "tracking", "export")
 """Sections of the recipe that say nothing of the model."""
 
 
-def card(folder: Path, facts: Mapping[str, Any]) -> str:
+@dataclass(frozen=True)
+class Model:
+    """What the examples of a card need to know of the model besides the run's record.
+
+    Attributes:
+        context: The longest sequence of the model in tokens; None where unknown.
+        system: The system prompt that the data has; None for none.
+        model_type: As config.json says; empty where unknown.
+    """
+
+    context: int | None = None
+    system: str | None = None
+    model_type: str = ""
+
+
+def card(folder: Path, facts: Mapping[str, Any], model: Model = Model()) -> str:
     """The card of an exported folder.
 
     Args:
         folder: Has EXPORT.json.
         facts: The run's record, see `record.of_run`; nothing secret and no folder of this machine gets into the card.
+        model: What is known of the model.
     """
     data = manifest.read(folder) or {}
     kind = str(data.get("kind") or "merged")
@@ -54,7 +71,7 @@ def card(folder: Path, facts: Mapping[str, Any]) -> str:
         _front(kind, run, base),
         f"# {run['name']}",
         _about(kind, run, base, step),
-        "## How to use it\n\n" + _use(kind, folder, run, base),
+        "## How to use it\n\n" + _use(kind, folder, run, base, model),
         "## Data\n\n" + _data(run),
         "## Training\n\n" + _training(run),
         "## Curves\n\n" + _curves(run, step),
@@ -121,20 +138,23 @@ def _about(kind: str, run: Mapping[str, Any], base: Mapping[str, Any], step: Any
     return "\n\n".join([" ".join(lines), *run["notes"]])
 
 
-def _use(kind: str, folder: Path, run: Mapping[str, Any], base: Mapping[str, Any]) -> str:
+def _use(kind: str, folder: Path, run: Mapping[str, Any], base: Mapping[str, Any], facts: Model) -> str:
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", str(run["name"]))
     chat = (folder / "chat_template.jinja").is_file() or bool(
         _json(folder / "tokenizer_config.json").get("chat_template")
     )
-    trained = run["recipe"]["training"].get("max_length") or 2048
+    known = run["recipe"]["training"].get("max_length")
+    trained = int(known) if known else None
+    context = facts.context
     if kind == "gguf":
+        length = vllm.conversation(trained, context)
         found = [f for entry in (manifest.read(folder) or {}).get("outputs", {}).values() for f in entry["files"]]
         models = sorted((f for f in found if not f.endswith("-adapter-f16.gguf")), key=_rank)
         lora = next((f for f in found if f.endswith("-adapter-f16.gguf")), "")
         first = models[0] if models else "BASE.gguf"
         out = [
-            _code("llama.cpp", "sh", llama_cpp.server(first, int(trained), name, "" if models else lora)),
-            _code("llama-cpp-python", "sh", llama_cpp.python_server(first, int(trained), name, "" if models else lora)),
+            _code("llama.cpp", "sh", llama_cpp.server(first, length, name, "" if models else lora)),
+            _code("llama-cpp-python", "sh", llama_cpp.python_server(first, length, name, "" if models else lora)),
         ]
         if models:
             out.append(_code("Ollama, from the hub", "sh", "ollama run hf.co/ORG/NAME-GGUF"))
@@ -144,12 +164,24 @@ def _use(kind: str, folder: Path, run: Mapping[str, Any], base: Mapping[str, Any
     if (run["recipe"]["values"].get("model") or {}).get("trust_remote_code"):
         load = load.replace('dtype="auto"', 'dtype="auto", trust_remote_code=True')
     title = "peft and transformers" if kind == "adapter" else "transformers"
-    out = [_code(title, "python", load + (_CHAT if chat else _PLAIN))]
+    messages = [{"role": "system", "content": record.public(facts.system)}] if facts.system else []
+    messages.append({"role": "user", "content": "Hello!"})
+    out = [_code(title, "python", load + (_CHAT.replace("MESSAGES", _literal(messages)) if chat else _PLAIN))]
     gpu = vllm.gpu("a10")
-    if kind == "merged":
-        out.append(_code("vLLM", "sh", vllm.command(vllm.merged(".", name, gpu, trained=int(trained)))))
-        return "\n\n".join(out)
+    if kind == "adapter" and not base["hub"]:
+        out.append(
+            "Copied by hand, `adapter_config.json` and `EXPORT.json` name the base's folder on the machine that trained; "
+            "`tune export --push` takes it out."
+        )
     config = _json(folder / "adapter_config.json")
+    if kind == "adapter" and config.get("use_dora"):
+        out.append(
+            "Load it with PEFT, as above: `AutoModelForCausalLM.from_pretrained` alone passes over DoRA's magnitudes without a word."
+        )
+    if kind == "merged":
+        serving = vllm.merged(".", name, gpu, model_type=facts.model_type, context=context, trained=trained)
+        out.append(_code("vLLM", "sh", vllm.command(serving)))
+        return "\n\n".join(out)
     why = vllm.refusal(config)
     if why:
         out.append(
@@ -158,8 +190,9 @@ def _use(kind: str, folder: Path, run: Mapping[str, Any], base: Mapping[str, Any
     else:
         template = "./chat_template.jinja" if (folder / "chat_template.jinja").is_file() else None
         serving = vllm.adapter(
-            base["shown"], name, "./", config, gpu, trained=int(trained), revision=base["revision"], template=template
-        )
+            base["shown"], name, "./", config, gpu, model_type=facts.model_type, context=context, trained=trained,
+            revision=base["revision"], template=template,
+        )  # fmt: skip
         out.append(_code("vLLM, in this folder", "sh", vllm.command(serving)))
     out.append(
         f"**llama.cpp and Ollama** take GGUF files: `tune export {run['id']} --gguf q4_k_m --ollama` makes them with a Modelfile; "
@@ -186,7 +219,7 @@ model = AutoModelForCausalLM.from_pretrained(BASE, dtype="auto"{revision})
 if len(tokenizer) > model.get_input_embeddings().num_embeddings:
     model.resize_token_embeddings(len(tokenizer))
 model = PeftModel.from_pretrained(model, ADAPTER)
-settings = GenerationConfig.from_pretrained(ADAPTER)  # with the tokens that end an answer
+settings = GenerationConfig.from_pretrained(ADAPTER, max_new_tokens=128)  # with the tokens that end an answer
 '''
 
 
@@ -195,17 +228,17 @@ _MERGED = """from transformers import AutoModelForCausalLM, AutoTokenizer, Gener
 MODEL = "."  # this folder, or its repository on the hub
 tokenizer = AutoTokenizer.from_pretrained(MODEL)
 model = AutoModelForCausalLM.from_pretrained(MODEL, dtype="auto")
-settings = GenerationConfig.from_pretrained(MODEL)  # with the tokens that end an answer
+settings = GenerationConfig.from_pretrained(MODEL, max_new_tokens=128)  # with the tokens that end an answer
 """
 _CHAT = """
-messages = [{"role": "user", "content": "Hello!"}]
+messages = MESSAGES
 inputs = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt", return_dict=True)
-answer = model.generate(**inputs, generation_config=settings, max_new_tokens=128)
+answer = model.generate(**inputs, generation_config=settings)
 print(tokenizer.decode(answer[0, inputs["input_ids"].shape[1]:], skip_special_tokens=True))
 """
 _PLAIN = """
 inputs = tokenizer("Once upon a time", return_tensors="pt", return_token_type_ids=False)
-answer = model.generate(**inputs, generation_config=settings, max_new_tokens=128)
+answer = model.generate(**inputs, generation_config=settings)
 print(tokenizer.decode(answer[0], skip_special_tokens=True))
 """
 
@@ -329,6 +362,12 @@ def _licence(base: Mapping[str, Any]) -> str:
         return f"The licence of the base, `{base['shown']}`, is not known here: find it out before you share this."
     gated = " The base is gated: its terms must be accepted on the hub." if base["gated"] else ""
     return f"That of the base, `{base['shown']}`: {base['licence']}.{gated} Mind that of the data as well."
+
+
+def _literal(messages: Sequence[Mapping[str, str]]) -> str:
+    """Messages as Python, one a line where there are several."""
+    lines = [json.dumps(one, ensure_ascii=False) for one in messages]
+    return f"[{lines[0]}]" if len(lines) == 1 else "[\n    " + ",\n    ".join(lines) + ",\n]"
 
 
 def _code(title: str, language: str, text: str) -> str:

@@ -23,7 +23,12 @@ def handed_over(run: Run) -> Path:
     if not any((folder / name).is_file() for name in ("adapter_config.json", "config.json")):
         raise UsageError(
             f"run {run.id} has handed nothing over yet: it is {run.state()}",
-            hint=f"tune resume {run.id} finishes it; {others(run)}, --checkpoint N takes one",
+            hint=f"tune resume {run.id} finishes it"
+            + (
+                f"; --checkpoint last takes what there is ({others(run)})"
+                if checkpoint.complete(run.checkpoints)
+                else ""
+            ),
         )
     if (folder / checkpoint.COMMIT).is_file():
         refuse_damaged(run, folder)

@@ -48,7 +48,7 @@ class Comparison:
         data: Rows, fingerprints, tokenizers.
         same_rows: `train` and `eval`: whether these rows are known to be the same in all runs that have any.
         went: State, steps, time, losses.
-        evaluated: Evaluations that may be compared.
+        evaluated: Evaluations beside each other.
         exports: What was exported, and whether it was proved.
         notes: What may not be compared, and why.
     """

@@ -20,14 +20,15 @@ OF_ROWS = ("loss", "perplexity", "bits_per_byte")
 
 @dataclass(frozen=True)
 class Compared:
-    """One evaluation of the same rows by two runs or more.
+    """One evaluation by runs beside each other.
 
     Attributes:
         name: Its name.
-        rows: How many rows it is of; None for tasks.
+        rows: How many rows it is of; None for tasks, and where the runs have other rows.
         lines: One line a metric: values are `{value, low, high, n}`, None for a run without it.
         settings_differ: Answers were drawn with other settings, so that metrics of answers are not of the same thing.
         tokenizers_differ: The same files in other tokens, so that what counts tokens is not of the same thing.
+        rows_differ: Each value is of other rows, or one run alone has any, so that nothing of it is called the best.
     """
 
     name: str
@@ -35,34 +36,60 @@ class Compared:
     lines: tuple[Line, ...]
     settings_differ: bool = False
     tokenizers_differ: bool = False
+    rows_differ: bool = False
 
 
 def evaluated(records: Sequence[Record]) -> tuple[tuple[Compared, ...], list[str]]:
-    """The evaluations of the same name and rows, and what may not be compared."""
+    """The evaluations by name and rows, and what may not be compared.
+
+    Those of the same name and rows stand together; those of that name which no other run has on the same rows stand in one table
+    after them, with nothing called the best.
+    """
     tokenizers = [(one.get("fingerprints") or {}).get("tokenizer") for one in records]
     texts = len({t for t in tokenizers if t}) > 1
-    found: dict[tuple[Any, ...], list[evaluations.Evaluation | None]] = {}
+    found: dict[str, dict[tuple[Any, ...], Found]] = {}
     for place, one in enumerate(records):
         for raw in one.get("evaluations") or []:
             with contextlib.suppress(KeyError, TypeError, AttributeError, ValueError):
                 made = evaluations.Evaluation.from_json(raw)
-                runs = found.setdefault((_stem(made), *_identity(made, texts)), [None] * len(records))
+                runs = found.setdefault(_stem(made), {}).setdefault(_identity(made, texts), [None] * len(records))
                 runs[place] = _rather(runs[place], made, one)
-    compared = tuple(
-        _compared(key[0], runs, texts and "text" in key)
-        for key, runs in found.items()
-        if sum(1 for e in runs if e is not None) > 1
-    )
+    compared = []
     notes = []
-    for name in dict.fromkeys(key[0] for key in found):
-        sets = [runs for key, runs in found.items() if key[0] == name]
-        if len(sets) > 1:
+    for name, sets in found.items():
+        together = {key: runs for key, runs in sets.items() if _count(runs) > 1}
+        compared += [_compared(name, runs, texts and key[0] == "text") for key, runs in together.items()]
+        alone = _alone(records, [runs for key, runs in sets.items() if key not in together], [*together.values()])
+        if not _count(alone):
+            continue
+        compared.append(_compared(name, alone, False, True))
+        if together:
+            notes.append(f"of {name}, some runs have evaluations of other rows: they stand apart, and are not compared")
+        elif _count(alone) > 1:
             notes.append(
-                f"the evaluations called {name} are of {len(sets)} different sets of rows: only those of one are compared"
+                f"the evaluations called {name} are of different rows: their values are shown, but cannot be compared"
             )
-        elif sum(1 for e in sets[0] if e is not None) == 1 and len(records) > 1:
+        elif len(records) > 1:
             notes.append(f"the evaluation {name} was made of one run only: tune eval makes it of the others")
-    return compared, notes
+    return tuple(compared), notes
+
+
+Found = list[evaluations.Evaluation | None]
+"""One evaluation a run; None for a run without it."""
+
+
+def _count(runs: Found) -> int:
+    return sum(1 for e in runs if e is not None)
+
+
+def _alone(records: Sequence[Record], sets: Sequence[Found], together: Sequence[Found]) -> Found:
+    """Of the runs that have an evaluation only on rows of their own that one."""
+    out: Found = [None] * len(records)
+    for runs in sets:
+        for place, one in enumerate(runs):
+            if one is not None and not any(other[place] for other in together):
+                out[place] = _rather(out[place], one, records[place])
+    return out
 
 
 def _stem(one: evaluations.Evaluation) -> str:
@@ -73,7 +100,8 @@ def _stem(one: evaluations.Evaluation) -> str:
 def _identity(one: evaluations.Evaluation, texts: bool) -> tuple[Any, ...]:
     """What makes two evaluations ones of the same rows and tasks; of rows without a digest, those of no other.
 
-    The digest is one of tokens. With `texts`, where tokenizers differ, the names of the files and the number of their rows stand for it.
+    The digest is one of the tokens of all rows, of which `--rows` draws always the same ones.
+    With `texts`, where tokenizers differ, the names of the files and the number of their rows stand for it.
     """
     digest, tasks = one.data.get("digest"), repr(one.settings.get("tasks") or None)
     named = [str(source).rpartition("/")[2] for source in one.data.get("sources") or []]
@@ -81,18 +109,18 @@ def _identity(one: evaluations.Evaluation, texts: bool) -> tuple[Any, ...]:
         return ("text", one.data.get("kind"), tuple(named), one.rows.get("count"), tasks)
     if digest is None and one.data.get("kind") != "tasks":
         return (one.run, one.name)
-    return (digest, tasks)
+    return (digest, tasks, one.rows.get("count"))
 
 
 def _rather(one: evaluations.Evaluation | None, other: evaluations.Evaluation, run: Record) -> evaluations.Evaluation:
-    """Of two evaluations of the same rows by one run that of the best step, else the newer one."""
+    """Of two evaluations by one run that of the best step, else the one that holds more, else the newer one."""
     if one is None:
         return other
     step = (run.get("best") or {}).get("step")
-    return max((one, other), key=lambda e: (e.step == step, e.time))
+    return max((one, other), key=lambda e: (e.step == step, int(e.rows.get("count") or 0), len(e.metrics), e.time))
 
 
-def _compared(name: str, runs: Sequence[evaluations.Evaluation | None], texts: bool) -> Compared:
+def _compared(name: str, runs: Found, texts: bool, apart: bool = False) -> Compared:
     there = [e for e in runs if e is not None]
     drawn = [
         {k: v for k, v in e.settings.items() if k in ("generation", "generate", "sampling", "max_new_tokens")}
@@ -105,7 +133,7 @@ def _compared(name: str, runs: Sequence[evaluations.Evaluation | None], texts: b
     for metric in sorted(names, key=lambda m: (order.get(m, len(order)), m)):
         values = tuple(e.metrics.get(metric) if e else None for e in runs)
         better = evaluations.fact(metric).better
-        comparable = metric in OF_ROWS or _alike(judges if metric.startswith("judge_") else drawn)
+        comparable = not apart and (metric in OF_ROWS or _alike(judges if metric.startswith("judge_") else drawn))
         comparable = comparable and not (texts and metric in OF_TOKENS)
         best = best_of([v.value if v else None for v in values], better == "lower") if better and comparable else ()
         best = best if _apart(values, best) else ()
@@ -120,8 +148,11 @@ def _compared(name: str, runs: Sequence[evaluations.Evaluation | None], texts: b
                 best,
             )
         )
-    rows = there[0].rows.get("count")
-    return Compared(name, rows, tuple(lines), not _alike(drawn), texts)
+    if apart:
+        counts = tuple(e.rows.get("count") if e else None for e in runs)
+        lines = [Line("rows", "rows", counts, "count"), *lines] if any(counts) else lines
+        return Compared(name, None, tuple(lines), rows_differ=True)
+    return Compared(name, there[0].rows.get("count"), tuple(lines), not _alike(drawn), texts)
 
 
 def _apart(values: Sequence[evaluations.Metric | None], best: Sequence[int]) -> bool:

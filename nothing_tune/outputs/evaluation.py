@@ -236,7 +236,8 @@ def all_of(run: Run) -> list[Evaluation]:
 def write(run: Run, evaluation: Evaluation) -> tuple[Path, Evaluation]:
     """Writes an evaluation, whole or not at all; returns its file and itself as it is called there.
 
-    One of the same name is replaced where it is of the same step and the same rows; else this one is numbered (`held-out-2`).
+    One of the same name is replaced where it is of the same step and rows, and holds no more than this one; else this one is
+    numbered (`held-out-2`), see `kept`.
 
     Raises:
         StorageError: The disk refuses.
@@ -249,7 +250,7 @@ def write(run: Run, evaluation: Evaluation) -> tuple[Path, Evaluation]:
             f"cannot make {where}: {error.strerror}", hint="free some space or mend the permissions"
         ) from error
     number, name = 1, evaluation.name
-    while (path := where / f"{name}.json").exists() and not _same(path, evaluation):
+    while _kept(path := where / f"{name}.json", evaluation):
         number += 1
         name = f"{evaluation.name}-{number}"
     named = replace(evaluation, name=name)
@@ -257,17 +258,42 @@ def write(run: Run, evaluation: Evaluation) -> tuple[Path, Evaluation]:
     return path, named
 
 
-def _same(path: Path, evaluation: Evaluation) -> bool:
-    """Whether a file holds an evaluation of the same step and rows; a damaged one may be replaced."""
+def kept(run: Run, evaluation: Evaluation) -> str:
+    """Why the evaluation that has this one's name already is not replaced by it, one clause; empty where it is, or there is none."""
+    return _kept(folder(run) / f"{evaluation.name}.json", evaluation)
+
+
+def _kept(path: Path, evaluation: Evaluation) -> str:
+    """The same of a file; a damaged one may be replaced."""
     try:
         there = read(path)
     except UsageError:
-        return True
-    mine, theirs = (
-        (one.run, one.step, [one.data.get(key) for key in IDENTITY], one.settings.get("tasks"))
-        for one in (evaluation, there)
-    )
-    return mine == theirs
+        return ""
+    if there.run != evaluation.run or there.step != evaluation.step:
+        return f"is of step {there.step:,}"
+    mine, theirs = ([one.data.get(key) for key in IDENTITY] for one in (evaluation, there))
+    if mine != theirs or evaluation.settings.get("tasks") != there.settings.get("tasks"):
+        return "is of other rows or tasks"
+    found = [what for what, lacks in _more(there, evaluation).items() if lacks]
+    return f"holds more: {', '.join(found)}" if found else ""
+
+
+def _more(there: Evaluation, mine: Evaluation) -> dict[str, bool]:
+    """What an evaluation may have that another of the same rows lacks, and whether it does."""
+
+    def fewer(key: str) -> bool:
+        return int(mine.rows.get(key) or 0) < int(there.rows.get(key) or 0)
+
+    answers = fewer("answers")
+    figures = {n for n in there.metrics if not n.startswith("judge_")}
+    return {
+        "rows": fewer("count"),
+        "answers": answers,
+        "the base": there.base is not None and mine.base is None,
+        "groups": any(k.startswith("column ") and k not in mine.groups for k in there.groups),
+        "verdicts of a judge": bool(there.settings.get("judge")) and not mine.settings.get("judge"),
+        "figures": not answers and not figures <= mine.metrics.keys(),
+    }
 
 
 def default_name(sources: Iterable[str], tasks: Iterable[str] = ()) -> str:

@@ -8,7 +8,6 @@ from typing import Any
 
 from nothing_tune.outputs import evaluation as evaluations
 from nothing_tune.outputs import html
-from nothing_tune.recipe.compose import scalar
 
 UNKNOWN = "\0unknown"
 """Stands for a setting of a run whose recipe is not known."""
@@ -57,6 +56,8 @@ def written(line: Line, place: int) -> str:
     if value == UNKNOWN or (value is None and line.form != "value"):
         return "-"
     if line.form == "value":
+        from nothing_tune.recipe.compose import scalar  # it needs PyYAML, which `tune runs` does without
+
         return scalar(value)
     if line.form == "metric":
         return evaluations.shown(line.key, value["value"]) if isinstance(value, dict) else f"{value:.3g}"

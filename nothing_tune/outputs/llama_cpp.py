@@ -40,9 +40,13 @@ def server(gguf: str, context: int, alias: str, lora: str = "") -> str:
 
 
 def python_server(gguf: str, context: int, alias: str, lora: str = "") -> str:
-    """`python -m llama_cpp.server`, of `pip install 'llama-cpp-python[server]'`; arguments as `server`."""
+    """`python -m llama_cpp.server`, of `pip install 'llama-cpp-python[server]'`; arguments as `server`.
+
+    The format is named because the server guesses one from the file's template otherwise, and falls back to that of Llama 2.
+    """
     parts = ["python", "-m", "llama_cpp.server", "--model", gguf, *(["--lora_path", lora] if lora else [])]
-    return _line([*parts, "--n_ctx", str(context), "--model_alias", alias, "--port", str(PORT)])
+    parts += ["--chat_format", "chat_template.default", "--n_ctx", str(context)]
+    return _line([*parts, "--model_alias", alias, "--port", str(PORT)])
 
 
 def _line(parts: Sequence[str]) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,9 @@ _PATH = re.compile(r"(?<![\w:/.}])(?:~|[A-Za-z]:)?[/\\][\w.@+~-][\w.@+~ /\\-]*|(
 _FILE = re.compile(
     r"[\w.@+~ -]+(?:[/\\][\w.@+~ -]+)+\.(?:jsonl?|csv|tsv|parquet|arrow|ya?ml|jinja|txt|gz|zst|md|log|py|sh)"
 )
+_ABSOLUTE = r"(?:~[\w.-]*/|[A-Za-z]:[/\\]|/)"
+_QUOTED_PATH = re.compile(rf"""(["'])({_ABSOLUTE}[^"'\n{{}}<>]*[/\\][^"'\n{{}}<>]*)\1""")
+_PLAIN_PATH = re.compile(rf"(?<![\w:/.}}!<~\\])(?!/(?:usr/)?bin/|/dev/){_ABSOLUTE}[\w.@+~-]+(?:[/\\][\w.@+~-]+)+")
 _INNER = frozenset({"num_tokens", "epoch"})
 
 
@@ -138,6 +141,22 @@ def public(data: Any) -> Any:
     if isinstance(data, list | tuple):
         return [public(v) for v in data]
     return data
+
+
+def public_script(text: str, folders: Iterable[str] = ()) -> str:
+    """A command or settings file for everybody: of absolute paths the last part; all else, relative paths among it, stays.
+
+    Args:
+        text: As it lies in a file; secrets are not looked for.
+        folders: Paths that are known to be of this machine, with whatever characters in them.
+    """
+    for folder in sorted(folders, key=len, reverse=True):
+        if folder.strip("./~\\") and ("/" in folder or "\\" in folder):
+            text = re.sub(
+                rf"(?<![\w.-]){re.escape(folder.rstrip('/'))}(?![\w.-])", lambda m: file_name(m.group(0)), text
+            )
+    text = _QUOTED_PATH.sub(lambda m: f"{m[1]}{file_name(m[2])}{m[1]}", text)
+    return _PLAIN_PATH.sub(lambda m: file_name(m.group(0)), text)
 
 
 def file_name(source: str) -> str:

@@ -11,14 +11,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from nothing_tune.artifacts import Run
-from nothing_tune.artifacts.redact import redact_all
+from nothing_tune.artifacts.redact import redact, redact_all
 from nothing_tune.outputs import comparison, record
 from nothing_tune.outputs import html as h
 from nothing_tune.outputs.charts import COLOURS, Series, chart
 from nothing_tune.outputs.comparison import Comparison
 from nothing_tune.outputs.evaluated import Compared
 from nothing_tune.outputs.lines import Line, written
-from nothing_tune.outputs.report_results import evaluated, exported
+from nothing_tune.outputs.report_results import evaluated, exported, planned
 from nothing_tune.outputs.report_style import STYLE
 from nothing_tune.recipe.compose import scalar
 from nothing_tune.recipe.model import leaves
@@ -62,8 +62,14 @@ class Told:
             record.public(self.why),
             record.public(self.attempts),
             record.public(self.events),
-            redact_all(dict(self.serving)),
+            {name: record.public_script(redact(text), self._folders()) for name, text in self.serving.items()},
         )
+
+    def _folders(self) -> list[str]:
+        """Folders of this machine that texts may name, however they are written: the base's and the run's."""
+        base = self.record.get("base") or {}
+        named = [self.record.get("path"), None if base.get("hub") else base.get("name_or_path")]
+        return [str(name) for name in named if name]
 
 
 def serving(run: Run) -> dict[str, str]:
@@ -111,7 +117,7 @@ def _single(one: Told) -> list[Part]:
     return [
         _part("trained", "What was trained", _trained(one.record)),
         _part("data", "Data", _data(one.record)),
-        _part("plan", "Plan and measured", _plan(one.record)),
+        _part("plan", "Plan and measured", planned(one.record)),
         _part("curves", "Curves", _curves([one])),
         _part("events", "Events", _events(one)),
         _part("evaluations", "Evaluations", evaluated(one.record.get("evaluations") or [])),
@@ -133,10 +139,10 @@ def _several(runs: Sequence[Told]) -> list[Part]:
         _part("differs", "What differs", _differs(compared, len(runs))),
         _part("went", "How they went", _lines([("", compared.data), ("", compared.went)], len(runs)), _notes(compared)),
         _part("curves", "Curves", _curves(runs)),
-        _part("compared", "Evaluations of the same rows", *(_of_same_rows(e, len(runs)) for e in compared.evaluated)),
+        _part("compared", "Evaluations side by side", *(_of_same_rows(e, len(runs)) for e in compared.evaluated)),
         _part("trained", "What was trained", *each(lambda one: _trained(one.record))),
         _part("data", "Data", *each(lambda one: _data(one.record))),
-        _part("plan", "Plan and measured", *each(lambda one: _plan(one.record))),
+        _part("plan", "Plan and measured", *each(lambda one: planned(one.record))),
         _part("events", "Events", *each(_events)),
         _part("evaluations", "Evaluations", *each(lambda one: evaluated(one.record.get("evaluations") or []))),
         _part("exports", "Exports", *each(lambda one: exported(one.record.get("exports") or [], one.serving))),
@@ -280,30 +286,6 @@ def _data(one: Mapping[str, Any]) -> str:
     )  # fmt: skip
 
 
-def _plan(one: Mapping[str, Any]) -> str:
-    rows = []
-    for row in one.get("plan_against_measured") or []:
-        planned, low, high, measured = (
-            _of_unit(row.get(k), row.get("unit")) for k in ("planned", "low", "high", "measured")
-        )
-        span = h.quiet(f"{low} to {high}") if "-" not in (low, high) else ""
-        ratio = ""
-        if row.get("planned") and row.get("measured") is not None:
-            ratio = h.quiet(f"{row['measured'] / row['planned']:.2f} x")
-        rows.append((h.text(row.get("what")), planned, span, measured, ratio))
-    return h.table(("", "planned", "between", "measured", ""), rows, right=(1, 3, 4))
-
-
-def _of_unit(value: float | None, unit: Any) -> str:
-    if value is None:
-        return "-"
-    if unit == "s":
-        return h.duration(value)
-    if unit == "bytes":
-        return h.size(value)
-    return f"${value:,.2f}" if unit == "usd" else h.count(value) + (" tokens/s" if unit == "tokens/s" else "")
-
-
 def _curves(runs: Sequence[Told]) -> str:
     """Losses across the page, the rest below in pairs; of several runs one line each."""
     several = len(runs) > 1
@@ -417,7 +399,8 @@ def _notes(compared: Comparison) -> str:
 
 def _of_same_rows(one: Compared, runs: int) -> str:
     rows = f" {h.quiet(h.plural(one.rows, 'row'))}" if one.rows else ""
-    said = ["the tokenizers differ: what counts tokens is not compared"] if one.tokenizers_differ else []
+    said = ["each run was evaluated on other rows: nothing is compared"] if one.rows_differ else []
+    said += ["the tokenizers differ: what counts tokens is not compared"] if one.tokenizers_differ else []
     said += ["answers were drawn with other settings"] if one.settings_differ else []
     words = f'<p class="quiet">{h.text("; ".join(said))}.</p>' if said else ""
     return f"<h3>{h.text(one.name)}{rows}</h3>\n{_lines([('', one.lines)], runs)}{words}"

@@ -1,4 +1,4 @@
-"""The parts of a report that say what a run is worth: its evaluations with samples, and its exports with their proofs."""
+"""The parts of a report that say what came of a run: plan and measured, evaluations with samples, exports with their proofs."""
 
 from __future__ import annotations
 
@@ -102,32 +102,80 @@ def _sample(one: Mapping[str, Any]) -> str:
 
 def exported(found: Sequence[Mapping[str, Any]], serving: Mapping[str, str]) -> str:
     """Every output with its size and what was proved of it, then the texts that say how they are served."""
-    rows = [
-        (
-            h.code(f"{e.get('folder')}"), h.text(e.get("output")), h.size(e.get("bytes")), _proof(e.get("proof")),
-        )
-        for e in found
-    ]  # fmt: skip
-    out = h.table(("folder", "output", "size", "proof"), rows, right=(2,))
-    for name, text in serving.items():
-        out += f"<h3>{h.text(name)}</h3><pre>{h.text(text[:6000])}</pre>"
-    return out
+    out = [_export(one) for one in found]
+    if any((one.get("proof") or {}).get("checks") for one in found):
+        out.insert(0, f"<p>{h.quiet(KL)}</p>")
+    out += [f"<h3>{h.text(name)}</h3><pre>{h.text(text[:6000])}</pre>" for name, text in serving.items()]
+    return "\n".join(out)
 
 
-def _proof(proof: Mapping[str, Any] | None) -> str:
+def _export(one: Mapping[str, Any]) -> str:
+    """An output: its folder, name, size and proof in a line, then its checks."""
+    proof: Mapping[str, Any] = one.get("proof") or {}
     word = proved(proof)
     kind = {"proved": "good", "proof failed": "bad"}.get(word, "quiet")
-    lines = []
-    for check in (proof or {}).get("checks") or []:
-        mark = {True: "", False: "failed: ", None: "not looked at: "}[
-            check.get("ok") if isinstance(check.get("ok"), bool) else None
-        ]
-        value, limit = check.get("value"), check.get("limit")
-        measured = f", {_short(value)}" if value is not None and not isinstance(value, bool) else ""
-        measured += f" (limit {_short(limit)})" if limit is not None and measured else ""
-        lines.append(h.quiet(f"{mark}{check.get('what') or check.get('name')}{measured}"))
-    return "<br>".join([f'<span class="{kind}">{h.text(word)}</span>', *lines])
+    folder, name = str(one.get("folder") or ""), str(one.get("output") or "")
+    where = folder if folder.rpartition("/")[2] == name else f"{folder} {name}".strip()
+    title = f'<h3>{h.text(where)} {h.quiet(h.size(one.get("bytes")))} <span class="{kind}">{h.text(word)}</span></h3>'
+    checks = sorted(proof.get("checks") or [], key=lambda c: c.get("ok") is not False)
+    return f"{title}\n{h.table(('check', 'measured', 'set against'), [_check(c) for c in checks], right=(1,))}"
 
 
-def _short(value: Any) -> str:
+KL = "KL says how far answers lie from those of the run or of the base, in nats a token: 0 is the same."
+AGAINST = {
+    "answers": "at most {}", "conversion": "at most {}", "merged-weights": "at most {}", "quantised-base": "usual: {}",
+    "top-token": "at least {}", "differs-from-base": "what the training changed: {}", "stops": "of {} that the run ends",
+}  # fmt: skip
+"""What the limit of a check is, by the check's name."""
+SHARES = ("top-token",)
+"""Checks that measure a share."""
+
+
+def _check(one: Mapping[str, Any]) -> tuple[str, str, str]:
+    """Its words, what was measured, and what that is set against."""
+    name, ok = str(one.get("name") or ""), one.get("ok")
+    mark = '<span class="bad">failed:</span> ' if ok is False else h.quiet("not looked at: ") if ok is None else ""
+    said = h.text(one.get("what") or name)
+    value, limit = (_short(one.get(key), name) for key in ("value", "limit"))
+    against = AGAINST.get(name, "limit {}").format(limit) if value and limit else ""
+    return f"{mark}{said}", h.text(value), h.quiet(against)
+
+
+def _short(value: Any, name: str) -> str:
+    """A number as people read it; empty for what is none."""
+    if value is None or isinstance(value, bool):
+        return ""
+    if name in SHARES and isinstance(value, int | float):
+        return f"{100 * value:.4g} %"
     return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def planned(one: Mapping[str, Any]) -> str:
+    """What a record says of the plan beside what was measured."""
+    rows = []
+    for row in one.get("plan_against_measured") or []:
+        planned, low, high, measured = (
+            _of_unit(row.get(k), row.get("unit")) for k in ("planned", "low", "high", "measured")
+        )
+        span = h.quiet(f"{low} to {high}") if "-" not in (low, high) else ""
+        ratio = ""
+        if row.get("planned") and row.get("measured") is not None:
+            ratio = h.quiet(f"{row['measured'] / row['planned']:.2f} x")
+        rows.append((h.text(row.get("what")), planned, span, measured, ratio))
+    memory = any(
+        r.get("what") == "peak memory" and r.get("measured") is not None for r in one.get("plan_against_measured") or []
+    )
+    note = ""
+    if memory and str((one.get("machine") or {}).get("device") or "").startswith("cpu"):
+        note = '<p class="quiet">On a CPU the memory measured is that of the whole process, libraries included.</p>'
+    return h.table(("", "planned", "between", "measured", ""), rows, right=(1, 3, 4)) + note
+
+
+def _of_unit(value: float | None, unit: Any) -> str:
+    if value is None:
+        return "-"
+    if unit == "s":
+        return h.duration(value)
+    if unit == "bytes":
+        return h.size(value)
+    return f"${value:,.2f}" if unit == "usd" else h.count(value) + (" tokens/s" if unit == "tokens/s" else "")

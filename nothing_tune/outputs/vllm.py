@@ -28,6 +28,8 @@ PLAIN_STARTS = ("gaussian", "eva", "orthogonal", "mica", "lora_ga")
 SMALL_GB = 16
 """GPUs of so much memory or less are served as the source serves its T4."""
 SMALL_LENGTH, LENGTH = 1024, 2048
+CONVERSATION = 4096
+"""Length of a conversation in tokens where neither the model nor the training says one."""
 PORT = 8000
 
 
@@ -179,6 +181,12 @@ def _common(gpu: Mapping[str, Any], model_type: str, context: int | None, traine
         "dtype": dtype(gpu, model_type),
     }
     return out | ({"enforce-eager": True} if small else {}) | {"port": PORT}
+
+
+def conversation(trained: int | None, context: int | None) -> int:
+    """Tokens of a conversation that is served: what was trained, as far as the model reads (None where unknown)."""
+    known = trained or CONVERSATION
+    return min(known, context) if context else known
 
 
 def dtype(gpu: Mapping[str, Any], model_type: str = "") -> str:

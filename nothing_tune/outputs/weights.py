@@ -84,7 +84,9 @@ def of_whole(base: str, config: Mapping[str, Any] | None, planned: str | None, t
         trained: Type of what was trained.
     """
     named = str((config or {}).get("dtype") or (config or {}).get("torch_dtype") or "")
-    return next(kind for kind in (base, named, planned, trained) if kind and (kind in FLOATS.values() or kind is trained))
+    return next(
+        kind for kind in (base, named, planned, trained) if kind and (kind in FLOATS.values() or kind is trained)
+    )
 
 
 def stored(folder: Path) -> tuple[int, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from nothing_tune.errors import Problem, StorageError, UsageError
 from nothing_tune.outputs import Wanted, checkpoints
 from nothing_tune.outputs.checkpoints import HANDED_OVER
 from nothing_tune.outputs.sizes import Size, sizes, total
-from nothing_tune.outputs.weights import stored
+from nothing_tune.outputs.weights import of_whole, stored
 from nothing_tune.plan import Plan
 from nothing_tune.plan.memory.notes import gib
 from nothing_tune.run.architecture import config_of
@@ -89,7 +90,9 @@ def outlook(run: Run, wanted: Wanted, which: str = HANDED_OVER, to: Path | None 
     weights = checkpoints.handed_over(run) if which == HANDED_OVER else checkpoints.committed(run, which)
     folder = (to or run.path / "exports" / _step(weights)).absolute()
     own = sum(p.stat().st_size for p in weights.glob("*.safetensors"))
-    trained = "" if plan.peft else stored(weights)[1]
+    trained = ""
+    with contextlib.suppress(StorageError):  # the export itself says what is damaged
+        trained = "" if plan.peft else stored(weights)[1]
     found = sizes(wanted, config, dtype, own, held or None, full=not plan.peft, own_dtype=trained)
     return Outlook(run, wanted, which, to, folder, tuple(found), dtype, _free(folder))
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from nothing_tune.artifacts import read_json
+from nothing_tune.artifacts import Run, read_json
 from nothing_tune.errors import LaunchError, UsageError
 from nothing_tune.outputs import vllm
 from nothing_tune.outputs.subjects import Subject
@@ -31,6 +31,7 @@ INSTALL = {
 }
 ATTENTIONS = ("eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention")
 """What `transformers serve` takes for --attn-implementation (5.23)."""
+LOFTQ = "a LoftQ adapter fits only the base as LoftQ rounded it, which no server makes"
 MERGE = "tune export RUN_ID --merge, then tune serve the merged folder; or --server transformers"
 CONTEXT = 8192
 """Most tokens of context that a GGUF file is served with: the cache for a long one would take gigabytes."""
@@ -106,6 +107,26 @@ def missing(server: str) -> list[str]:
     if server == "llama.cpp" and shutil.which("llama-server"):
         return []
     return [name for name in NEEDS[server] if importlib.util.find_spec(name) is None]
+
+
+def planned(subject: Subject) -> dict[str, Any]:
+    """What `engine.chat.served` would tell of `subject`, as far as transformers' command needs it; nothing is laid out, and no weights
+    are looked at. `UsageError` for LoftQ, which no server makes."""
+    auto = {"dtype": "auto", "attention": None, "cpu": False, "trust_remote_code": False, "quantization": None}
+    if subject.kind != "run":
+        return auto
+    plan = Run(subject.path).plan()
+    model, peft = plan.get("model") or {}, plan.get("peft") or {}
+    if str(peft.get("init_lora_weights") or "").lower() == "loftq":
+        raise UsageError(LOFTQ, hint=f"tune export {subject.name} --merge, then tune serve the folder that it names")
+    init = model.get("init") or {}
+    return {
+        "dtype": str(init.get("dtype") or "auto"),
+        "attention": init.get("attn_implementation"),
+        "cpu": bool((plan.get("training") or {}).get("use_cpu")),
+        "trust_remote_code": bool(model.get("trust_remote_code")),
+        "quantization": plan.get("quantization") if peft else None,
+    }
 
 
 def plan_of(

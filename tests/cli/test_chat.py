@@ -37,6 +37,9 @@ for line in sys.stdin:
     if last == "fail":
         send(type="error", what="out of memory", hint="shorter", exit_code=71)
         continue
+    if last == "long":
+        send(type="error", what="too long", hint="/reset starts a new one", exit_code=2)
+        continue
     if last == "die":
         break
     if last == "slow":
@@ -120,6 +123,17 @@ def test_base(tune: Callable[..., Any], demo: Any, jobs: list[list[str]]) -> Non
     result = tune("chat", "latest", "--prompt", "hello", "--base", "--temperature", "0.5")
     assert (result.code, result.out) == (0, "hello t=0.5[31m\n")
     assert jobs == [["chat", str(demo.run.path), "--base", "chat.log"]]
+
+
+def test_a_pipe_has_no_commands_to_hint_at(
+    tune: Callable[..., Any], trained: Any, jobs: list[list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = tune("chat", "latest", "--prompt", "long")
+    assert (said.code, said.err) == (2, "error: too long\n  hint: a shorter --prompt or --system\n")
+    monkeypatch.setattr(sys, "stdin", io.StringIO("long\n"))
+    told = "shorter lines, or a tune chat for each: all of one input are one conversation"
+    assert tune("chat", "latest").err == f"error: too long\n  hint: {told}\n"
+    assert tune("chat", "latest", "--prompt", "fail").err == "error: out of memory\n  hint: shorter\n"
 
 
 def test_lines(tune: Callable[..., Any], trained: Any, jobs: list[list[str]], monkeypatch: pytest.MonkeyPatch) -> None:

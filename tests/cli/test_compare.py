@@ -125,6 +125,30 @@ def test_evaluations_exports_and_marks() -> None:
     assert text.endswith("\n* the best of those that can be compared")
 
 
+def test_other_rows_are_shown_and_told() -> None:
+    data = {"kind": "held-out", "sources": ["rows.jsonl"], "digest": "d2"}
+    two = record(
+        2, evaluations=[evaluation("b", 0.8, data=data, rows={"count": 36})],
+        fingerprints={"train_tokens": "t2", "eval_tokens": "e2", "tokenizer": "k1", "chat_template": "c1"},
+    )  # fmt: skip
+    text = "\n".join(page(compare([record(evaluations=[evaluation("a", 1.0)]), two]), Ink(False)))
+    assert (
+        "  training rows    90 set 1  90 set 2\n"
+        "  evaluation rows  10 set 1  10 set 2\n"
+        "  learned tokens   900       900\n"
+        "  set 1, set 2: runs of one set have the same rows, runs of another have others\n"
+    ) in text
+    assert (
+        "evaluation held-out  A                          B\n"
+        "  rows               40                         36\n"
+        "  loss               1.000 (0.900 to 1.100)     0.800 (0.700 to 0.900)\n"
+    ) in text
+    assert "  each of other rows: not compared; intervals hold 95 in 100 times\n" in text
+    assert text.endswith(
+        "the evaluations called held-out are of different rows: their values are shown, but cannot be\ncompared"
+    )
+
+
 def test_light(tune: Callable[..., Any], two: Any) -> None:
     heavy = ("torch", "transformers", "peft", "numpy", "jinja2", "rich", "omegaconf")
     code = (
@@ -137,4 +161,5 @@ def test_light(tune: Callable[..., Any], two: Any) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.stdout == "[0, 0] []\n", done.stderr
-    assert (Path("runs") / ID / "report.html").is_file()
+    assert (Path("runs") / f"report-{ID}-{OTHER}.html").is_file()
+    assert not (Path("runs") / ID / "report.html").exists()

@@ -98,6 +98,7 @@ def test_near_runs(tune: Callable[..., Any], demo: Any) -> None:
     result = tune("watch", "20261120-214500-dmo")
     assert result.code == 2
     assert result.err.endswith("  hint: nearest: 20261120-214500-demo-l4-9f3a\n")
+    assert tune("watch", "xyz").err.endswith("  hint: the newest: 20261120-214500-demo-l4-9f3a\n")
 
 
 def test_json(tune: Callable[..., Any]) -> None:

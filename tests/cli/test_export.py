@@ -162,7 +162,7 @@ def test_what_a_proof_warns_of_is_shown(capsys: pytest.CaptureFixture[str]) -> N
     page.close()
     said = capsys.readouterr()
     assert said.out + said.err == (
-        "ok  q8_0         2.0 KiB    3 s  0 of 1 checks passed; not looked at: stops\n"
+        "ok  q8_0         2.0 KiB    3 s  0 of 1 checks, not looked at: stops\n"
         "warning: q8_0: the answers lie KL 0.004 from the merged model's, which is much for q8_0\n"
         "  hint: expected below 0.002\n"
         "\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,19 @@ def test_another_place(tune: Callable[..., Any], run: Any, tmp_path: Path) -> No
     assert said.code == 74
     assert said.err.startswith("error: cannot write file/page.html: ")
     assert "hint: choose another file with --output" in said.err
+
+
+def test_several_runs_never_take_the_place_of_one(tune: Callable[..., Any], run: Any, tmp_path: Path) -> None:
+    assert tune("report", ID).code == 0
+    alone = (run.path / "report.html").read_bytes()
+    for other in ("b", "c", "x" * 100):
+        shutil.copytree(run.path, run.path.with_name(other))
+    said = tune("report", ID, "runs/b", "runs/c")
+    assert (said.code, said.out.split("  ")[0]) == (0, f"wrote runs/report-{ID}-b-c.html")
+    assert (run.path / "report.html").read_bytes() == alone
+    assert tune("report", "runs/b", "runs/" + "x" * 100, ID).out.startswith("wrote runs/report-b-and-2-more.html")
+    assert tune("report", ID, "runs/b", "--output", str(run.path)).out.startswith(f"wrote runs/{ID}/report-{ID}-b.html")
+    assert (run.path / "report.html").read_bytes() == alone
 
 
 def test_a_browser_is_opened_when_asked(tune: Callable[..., Any], run: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -96,7 +96,7 @@ def test_it_serves_until_ctrl_c_and_takes_all_children_with_it(
             f"{demo.run.id}: org/model, QLoRA",
             "  server  transformers",
             f"  url     http://127.0.0.1:{port}/v1",
-            f"  model   {demo.run.id}",
+            f"  model   {demo.run.id}  what requests must name",
             f"  log     {log}",
             "  note    a note",
             "",
@@ -117,7 +117,7 @@ def test_it_serves_until_ctrl_c_and_takes_all_children_with_it(
 
 
 def test_a_server_that_dies_a_taken_port_and_a_dry_run(
-    tune: Callable[..., Any], demo: Any, server: list[str], port: int
+    tune: Callable[..., Any], demo: Any, server: list[str], port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server.append("die")
     log = demo.run.path / "serve.log"
@@ -128,9 +128,11 @@ def test_a_server_that_dies_a_taken_port_and_a_dry_run(
         f"error: transformers ended with code 3\n  hint: {log} has all it said\n"
     )
     log.unlink()
+    monkeypatch.setattr(cli, "_lay_out", None)
     dry = json.loads(tune("serve", "latest", "--port", str(port), "--dry-run", "--json").out)
     assert (dry["server"], dry["model"], dry["command"][-1]) == ("transformers", demo.run.id, "die")
     assert not log.exists()
+    monkeypatch.setattr(cli, "_lay_out", lambda *_, **__: {})
     with socket.socket() as other:
         other.bind(("127.0.0.1", port))
         other.listen()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -14,9 +15,9 @@ import numpy as np
 import pytest
 import torch
 
-from nothing_tune.artifacts import Run
+from nothing_tune.artifacts import Run, write_json
 from nothing_tune.engine import chat_templates, template_probes
-from nothing_tune.engine.evaluate import answers, calls, figures, judge, loss, statistics
+from nothing_tune.engine.evaluate import answers, calls, figures, job, judge, loss, statistics
 from nothing_tune.engine.evaluate.answers import Answer, Turn
 from nothing_tune.engine.evaluate.calls import Call, Syntax
 from nothing_tune.engine.evaluate.figures import Unit
@@ -341,6 +342,50 @@ def test_a_judge_with_a_rule_agrees_with_itself_and_faults_are_told(tmp_path: Pa
         judged(refusing, "pairwise", tmp_path / "gone.json")
     assert gone.value.problems[0].what == f"there is no endpoint at {refusing.url}: the connection is refused"
     assert gone.value.problems[0].hint == "start the server, or set --endpoint"
+
+
+def test_the_harness_is_needed_for_tasks_alone(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [n for n in sys.modules if n.partition(".")[0] == "lm_eval"] + ["lm_eval", "lm_eval.tasks"]:
+        monkeypatch.setitem(sys.modules, name, None)
+    assert report(run, base=False, name="without-harness")["name"] == "without-harness"
+    code, told = ask(run, tasks=["hellaswag"])
+    assert (code, told[-1]["what"]) == (2, "lm-evaluation-harness is not installed, which --tasks needs")
+    assert told[-1]["hint"] == "pip install 'nothing-tune[lm-eval]' brings it"
+
+
+def test_a_column_that_no_row_has(run: Run) -> None:
+    code, told = ask(run, group_by="level", name="by-level")
+    assert (code, told[-1]["what"]) == (2, "no row has the column level")
+    assert told[-1]["hint"] == "the rows have no column beside the conversation"
+    assert "loading the model" not in [event.get("stage") for event in told]
+    assert not (record.folder(run) / "by-level.json").exists()
+    some = SimpleNamespace(
+        rows=[SimpleNamespace(value={"messages": [], "kind": None, "place": "x"}), SimpleNamespace(value=None)]
+    )
+    for name, hint in (
+        ("plaec", "did you mean place?"),
+        ("kind", "did you mean kind?"),
+        ("q", "the rows have kind, place"),
+    ):
+        with pytest.raises(UsageError) as error:
+            job._cells(some, name)  # type: ignore[arg-type]
+        assert error.value.problems[0].hint == hint
+    assert job._cells(some, "place") == ["x", None]  # type: ignore[arg-type]
+
+
+def test_the_base_is_gone_in_the_words_of_an_export(run: Run, tmp_path: Path) -> None:
+    plan = run.plan()
+    moved = Run(tmp_path / "moved")
+    moved.path.mkdir()
+    gone = tmp_path / "no" / "base"
+    write_json(moved.path / "plan.json", {**plan, "model": {**plan["model"], "name_or_path": str(gone)}})
+    code, told = ask(moved)
+    assert (code, told[-1]["what"], told[-1]["hint"]) == (
+        2,
+        f"the base model is gone: looked for {gone}",
+        "put it back there",
+    )
+    assert len(told) == 1  # and nothing of a hub
 
 
 TASK = """

@@ -344,13 +344,18 @@ def test_the_system_prompt_of_the_data(exported: Any, tmp_path: Path) -> None:
     )
 
 
-def test_the_cards_code_works(exported: Any) -> None:
+def test_the_cards_code_works(exported: Any, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    import logging
+
     from huggingface_hub import ModelCard
+
+    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
+    monkeypatch.setattr(logging.getLogger("transformers"), "level", logging.WARNING)
 
     found, _, _ = exported
     facts = record.of_run(Run(found.run.path))
     for kind in ("adapter", "merged"):
-        text = card.card(found.folder / kind, facts)
+        text = card.card(found.folder / kind, facts, card.Model(context=64, system="Be brief."))
         assert str(found.run.path.parent) not in text
         front = ModelCard(text).data.to_dict()
         assert front["library_name"] == {"adapter": "peft", "merged": "transformers"}[kind]
@@ -363,6 +368,8 @@ def test_the_cards_code_works(exported: Any) -> None:
         with contextlib.redirect_stdout(io.StringIO()) as out:
             exec(code, space)
         assert out.getvalue()
+        assert not (words := [r.getMessage() for r in caplog.records if r.name.startswith("transformers")]), words
+        assert "Be brief." in space["tokenizer"].decode(space["inputs"]["input_ids"][0])
         assert space["settings"].eos_token_id == space["tokenizer"].convert_tokens_to_ids("<|im_end|>")
         if kind == "adapter":
             kept = space

@@ -71,7 +71,18 @@ def test_kinds_licences_and_bases(tmp_path: Path) -> None:
     assert (front["library_name"], "gguf" in front["tags"]) == ("gguf", True)
     assert "**q8_0**: NOT what was trained." in text
     assert "llama-server -m" in text
+    known = card.Model(context=1024, system='Be "brief".\nAlways.')
+    for kind in ("adapter", "merged"):
+        text = (
+            card.card(tmp_path / ("m" if kind == "merged" else "l0"), facts, known)
+            if kind == "merged"
+            else made(tmp_path / "l0", facts)[1]
+        )
+        assert ("--max-model-len 1024" in text) == (kind == "merged")
+        assert ('{"role": "system", "content": "Be \\"brief\\".\\nAlways."},' in text) == (kind == "merged")
+    assert " -c 1024 " in card.card(tmp_path / "g", facts, known)
     _, text = made(tmp_path / "d", facts, use_dora=True)
+    assert "alone passes over DoRA's magnitudes without a word." in text
     assert "**vLLM** cannot serve this adapter beside its base: it does not know DoRA." in text
     local = {
         **facts,
@@ -82,6 +93,9 @@ def test_kinds_licences_and_bases(tmp_path: Path) -> None:
     assert (front["license"], front["license_name"]) == ("other", "my-own-2026")
     assert "/home/someone" not in text
     assert "`nano`, is a folder of whoever trained it" in text
+    assert (
+        "`EXPORT.json` name the base's folder on the machine that trained; `tune export --push` takes it out." in text
+    )
     front, text = made(tmp_path / "u", {**facts, "base": {**facts["base"], "licence": None}})
     assert (front["license"], front["license_name"]) == ("other", "unknown")
     assert "is not known here: find it out before you share this" in text

@@ -94,9 +94,35 @@ def test_evaluations_are_compared_on_the_same_rows_only() -> None:
         2, evaluations=[evaluation("b", 0.8, data={"kind": "held-out", "sources": ["rows.jsonl"], "digest": "d2"})]
     )
     apart = compare([one, elsewhere])
-    assert apart.evaluated == ()
-    assert "of 2 different sets of rows" in apart.notes[0]
-    assert "was made of one run only" in compare([one, record(2)]).notes[0]
+    (found,) = apart.evaluated
+    assert found.rows_differ
+    assert [v["value"] for v in line(found.lines, "loss").values] == [1.0, 0.8]
+    assert line(found.lines, "rows").values == (40, 40)
+    assert not any(one.best for one in found.lines)
+    assert apart.notes == (
+        "the evaluations called held-out are of different rows: their values are shown, but cannot be compared",
+    )
+    alone = compare([one, record(2)])
+    assert alone.notes == ("the evaluation held-out was made of one run only: tune eval makes it of the others",)
+    assert line(alone.evaluated[0].lines, "loss").values[1] is None
+    three = compare([one, two, elsewhere])
+    assert [(e.rows, e.rows_differ) for e in three.evaluated] == [(40, False), (None, True)]
+    assert [v and v["value"] for v in line(three.evaluated[1].lines, "loss").values] == [None, None, 0.8]
+    assert three.notes == (
+        "of held-out, some runs have evaluations of other rows: they stand apart, and are not compared",
+    )
+
+
+def test_some_of_the_rows_are_not_all_of_them() -> None:
+    few = evaluation("b", 0.8, rows={"count": 8})
+    (found,) = compare([record(evaluations=[evaluation()]), record(2, evaluations=[few])]).evaluated
+    assert (found.rows_differ, line(found.lines, "rows").values, line(found.lines, "loss").best) == (True, (40, 8), ())
+    later = evaluation("a", 1.0, name="held-out-2", time=9e9)
+    del later["metrics"]["exact_match"]
+    (found,) = compare(
+        [record(evaluations=[evaluation(), later]), record(2, evaluations=[evaluation("b", 0.8)])]
+    ).evaluated
+    assert line(found.lines, "exact_match").values[0] is not None, "the one that holds more stands for the run"
 
 
 def test_intervals_that_overlap_have_no_best() -> None:

@@ -47,6 +47,32 @@ def test_a_record_is_written_whole_and_read_back(tmp_path: Path) -> None:
     assert json.loads((path.parent / "held-out-2.json").read_text())["schema"] == record.SCHEMA
 
 
+def test_what_holds_less_never_replaces_what_holds_more(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    whole = replace(
+        ONE, rows={"count": 40, "answers": 30}, metrics={**ONE.metrics, "exact_match": Metric(0.5)},
+        groups={**ONE.groups, "column level": [Group("1", 40, {"loss": Metric(1.0)})]}, settings={"judge": {"judge": "score"}},
+    )  # fmt: skip
+    path = record.write(run, whole)[0]
+    for changes, why in (
+        ({"rows": {"count": 8, "answers": 30}}, "holds more: rows"),
+        ({"rows": {"count": 40}, "metrics": ONE.metrics}, "holds more: answers"),
+        ({"base": None, "difference": None}, "holds more: the base"),
+        ({"groups": ONE.groups}, "holds more: groups"),
+        ({"settings": {}}, "holds more: verdicts of a judge"),
+        ({"metrics": ONE.metrics}, "holds more: figures"),
+        ({"step": 40}, "is of step 20"),
+        ({"data": {**ONE.data, "digest": "cd"}}, "is of other rows or tasks"),
+    ):
+        assert record.kept(run, replace(whole, **changes)) == why  # type: ignore[arg-type]
+    less = replace(whole, groups=ONE.groups)
+    names = [record.write(run, one)[1].name for one in (less, less, whole)]
+    assert names == ["held-out-2", "held-out-2", "held-out"]  # its own kind is replaced
+    assert record.read(path) == whole
+    assert record.kept(run, replace(whole, time=9.0, groups={**whole.groups, "column kind": []})) == ""
+    assert record.kept(run, replace(whole, name="other")) == ""
+
+
 def test_names_and_words() -> None:
     assert record.default_name([]) == "held-out"
     assert record.default_name(["/a/b/My Rows.eval.jsonl", "data/more/"]) == "my-rows-more"

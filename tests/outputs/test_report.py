@@ -94,7 +94,7 @@ def test_the_whole_page() -> None:
     assert len(re.findall(r'<a href="#', text)) == len(heads)
     for said in (
         "0.700", "from 3.000", "$0.07", "3.5 GiB", "0.88 x", "org/base", "3 cut", "demo (demo.yaml:3:5)", "loss spike",
-        "half the batch", "0.900 to 1.100", "vllm serve --x", "proof failed", "mean KL to the run, 0.25 (limit 0.1)", "a/b &amp; c",
+        "half the batch", "0.900 to 1.100", "vllm serve --x", "proof failed", "failed:</span> mean KL to the run", "a/b &amp; c",
         "say &lt;script&gt;", "Written by nothing-tune 1.2.3.",
     ):  # fmt: skip
         assert said.replace("3 cut", "3 cut") in text, said
@@ -154,6 +154,61 @@ def test_no_secret_and_no_path(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "either/or" in text
 
 
+def test_serving_texts_name_no_folder_of_this_machine() -> None:
+    """Paths of this machine are cut to their names; what a command needs stays, as do relative paths."""
+    script = (
+        '#!/bin/sh\n# sh serve.sh\nset -e\ncd "$(dirname "$0")" 2>/dev/null\n'
+        "exec vllm serve /home/me/models/nano \\\n  --lora-modules x=../adapter \\\n  --chat-template ../adapter/t.jinja\n"
+        'model: "/home/me/models/nano"\n--api http://localhost:8000/v1/models\n'
+        'FROM \'/mnt/my disk/a (1)/x.gguf\'\nFROM ../gguf/x.gguf\nPARAMETER stop "</s>"\nPARAMETER stop "\\n/u/v"\n'
+        'TEMPLATE """{{ if .System }}</think>\n\n{{ .System }}{{ end }} either/or"""\n-m ~/models/y.gguf C:\\Users\\me\\z.gguf\n'
+        "run in /mnt/my disk/runs/1/exports and /mnt/my disk/runs/1\n"
+    )
+    made = record(exports=[EXPORT], path="/mnt/my disk/runs/1")
+    made["base"]["name_or_path"] = "/home/me/models/nano"
+    told = Told(made, serving={"step-20/vllm/serve.sh": script}).public()
+    assert told.serving["step-20/vllm/serve.sh"] == (
+        '#!/bin/sh\n# sh serve.sh\nset -e\ncd "$(dirname "$0")" 2>/dev/null\n'
+        "exec vllm serve nano \\\n  --lora-modules x=../adapter \\\n  --chat-template ../adapter/t.jinja\n"
+        'model: "nano"\n--api http://localhost:8000/v1/models\n'
+        'FROM \'x.gguf\'\nFROM ../gguf/x.gguf\nPARAMETER stop "</s>"\nPARAMETER stop "\\n/u/v"\n'
+        'TEMPLATE """{{ if .System }}</think>\n\n{{ .System }}{{ end }} either/or"""\n-m y.gguf z.gguf\n'
+        "run in 1/exports and 1\n"
+    )
+    text = page([told])
+    assert "/home/me" not in page([Told(made, serving={"x": script})])
+    assert "my disk" not in text
+
+
+def test_checks_stand_with_what_they_are_set_against() -> None:
+    checks = [
+        {"name": "answers", "ok": True, "value": 3.4e-05, "limit": 0.002012, "what": "the answers are the run's"},
+        {"name": "top-token", "ok": True, "value": 1.0, "limit": 0.95, "what": "tokens"},
+        {"name": "differs-from-base", "ok": True, "value": 2.5, "limit": 3.204, "what": "it is not the base"},
+        {"name": "dtype", "ok": None, "value": None, "limit": None, "what": "the type"},
+        {"name": "stops", "ok": False, "value": 1, "limit": 3, "what": "it does not stop"},
+    ]
+    made = {**EXPORT, "folder": "step-20/adapter", "output": "adapter", "proof": {"ok": False, "checks": checks}}
+    text = page([Told(record(exports=[made]))])
+    part = text[text.index('<section id="exports"') :].partition("</section>")[0]
+    assert '<h3>step-20/adapter <span class="quiet">4.0 KiB</span> <span class="bad">proof failed</span></h3>' in part
+    rows = [re.sub(r"<.*?>", "|", row) for row in re.findall(r"<tr>(.*?)</tr>", part)]
+    assert [[cell for cell in row.split("|") if cell] for row in rows] == [
+        ["check", "measured", "set against"],
+        ["failed:", " it does not stop", "1", "of 3 that the run ends"],
+        ["the answers are the run&#x27;s", "3.4e-05", "at most 0.00201"],
+        ["tokens", "100 %", "at least 95 %"],
+        ["it is not the base", "2.5", "what the training changed: 3.2"],
+        ["not looked at: ", "the type"],
+    ]
+
+
+def test_memory_of_a_cpu_is_told_as_what_it_is() -> None:
+    words = "On a CPU the memory measured is that of the whole process"
+    assert words in page([Told(record(machine={"device": "cpu"}))])
+    assert words not in page([Told(record(machine={"device": "cuda:0"}))])
+
+
 def test_runs_side_by_side() -> None:
     text = page(
         [
@@ -166,7 +221,7 @@ def test_runs_side_by_side() -> None:
         "What differs",
         "How they went",
         "Curves",
-        "Evaluations of the same rows",
+        "Evaluations side by side",
     ]
     assert '<span class="best">0.500</span>' in text
     assert ">A 0.6<" in text

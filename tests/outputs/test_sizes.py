@@ -39,6 +39,8 @@ def test_what_is_made_and_what_is_removed_again() -> None:
     whole = sizes.sizes(Wanted(gguf=("q8_0",)), QWEN, "bfloat16", 1000, full=True)
     assert names(whole) == [("merged", True), ("bf16", False), ("q8_0", True)]
     assert whole[0].bytes == 1000
+    for dtype, own, size in (("bfloat16", "float32", 500), ("float32", "bfloat16", 2000), ("float16", "float16", 1000)):
+        assert sizes.sizes(Wanted(), QWEN, dtype, 1000, 77, full=True, own_dtype=own)[0].bytes == size
 
 
 def test_sizes_and_fallbacks_of_a_known_model() -> None:

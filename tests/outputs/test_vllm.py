@@ -75,8 +75,10 @@ def test_llama_cpp() -> None:
         == "llama-server -m m.gguf --lora a.gguf -c 1024 --jinja --alias x --port 8080"
     )
     assert llama_cpp.python_server("a b.gguf", 64, "x") == (
-        "python -m llama_cpp.server --model 'a b.gguf' --n_ctx 64 --model_alias x --port 8080"
+        "python -m llama_cpp.server --model 'a b.gguf' --chat_format chat_template.default --n_ctx 64 --model_alias x --port 8080"
     )
+    known = [(2048, 1024), (None, 512), (512, None), (None, None), (512, 1024)]
+    assert [vllm.conversation(*one) for one in known] == [1024, 512, 512, 4096, 512]
 
 
 def test_the_page_has_the_table_of_today() -> None:

@@ -65,6 +65,22 @@ def command(server: str, **changes: Any) -> serve.Server:
     )
 
 
+def test_what_a_dry_run_needs_is_in_the_plan(tmp_path: Path) -> None:
+    plan: dict[str, Any] = {
+        "model": {"init": {"dtype": "float32", "attn_implementation": "eager"}, "trust_remote_code": True},
+        "training": {"use_cpu": True}, "peft": {"r": 8}, "quantization": {"load_in_8bit": True},
+    }  # fmt: skip
+    told = {"dtype": "float32", "attention": "eager", "cpu": True, "trust_remote_code": True}
+    run = Subject("run", tmp_path, "mine")
+    for peft, quantization in (({"r": 8}, {"load_in_8bit": True}), (None, None)):
+        (tmp_path / "plan.json").write_text(json.dumps({**plan, "peft": peft}))
+        assert serve.planned(run) == {**told, "quantization": quantization}
+    (tmp_path / "plan.json").write_text(json.dumps({**plan, "peft": {"init_lora_weights": "loftq"}}))
+    with pytest.raises(UsageError, match="a LoftQ adapter fits only the base as LoftQ rounded it"):
+        serve.planned(run)
+    assert serve.planned(Subject("model", tmp_path, "m"))["dtype"] == "auto"
+
+
 def test_transformers() -> None:
     made = command("transformers")
     assert made.command == (

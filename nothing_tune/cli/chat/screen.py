@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import signal
 import sys
 import textwrap
 import threading
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 from nothing_tune.cli import console
@@ -28,7 +30,7 @@ _SPEEDY = 3
 def one(talk: Conversation, prompt: str, as_json: bool) -> None:
     """Answers `prompt`, and nothing else: the answers alone, under their names where there are several."""
     talk.say(prompt)
-    _plain(talk, as_json)
+    _told(talk, as_json, "a shorter --prompt or --system")
 
 
 def lines(talk: Conversation, as_json: bool) -> None:
@@ -36,8 +38,16 @@ def lines(talk: Conversation, as_json: bool) -> None:
     while line := sys.stdin.readline():
         if line.strip():
             talk.say(line.rstrip("\n"))
-            _plain(talk, as_json)
+            _told(talk, as_json, "shorter lines, or a tune chat for each: all of one input are one conversation")
             sys.stdout.flush()
+
+
+def _told(talk: Conversation, as_json: bool, cure: str) -> None:
+    """As `_plain`, with `cure` as the hint of an error where its own names commands, which only a terminal has."""
+    _, error = console.outcome(lambda: _plain(talk, as_json))
+    if error is not None:
+        named = [re.search(r"(^|\W)/(undo|reset)\b", problem.hint) for problem in error.problems]
+        raise type(error)(*(replace(p, hint=cure) if n else p for p, n in zip(error.problems, named, strict=True)))
 
 
 def _plain(talk: Conversation, as_json: bool) -> None:

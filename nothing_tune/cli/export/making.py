@@ -248,8 +248,6 @@ class Page:
         found = textwrap.wrap(proof_words(proof), max(columns, 30), break_on_hyphens=False)
         for number, part in enumerate(found):
             self.line(f"{head}  {part}" if not number else f"{' ' * pad}{part}")
-        for one in (proof or {}).get("warnings") or []:
-            self.warn(f"{event.get('output')}: {one.get('what')}", str(one.get("hint") or ""))
         for warning in _proof(event).get("warnings") or ():
             self.warn(f"{event.get('output')}: {warning.get('what')}", str(warning.get("hint") or ""))
 

@@ -30,10 +30,12 @@ def _work(request: dict[str, Any], send: Send) -> None:
     """Sets the environment that libraries read while they are imported; then the work."""
     from nothing_tune.artifacts import Run
     from nothing_tune.data.hub import reachable
+    from nothing_tune.engine.export.source import refuse_gone
     from nothing_tune.engine.worker import goes_offline, with_environment
     from nothing_tune.plan.model import Plan
 
     plan = Plan.from_json(with_environment(Run(Path(request["run"]).absolute()).plan()))
+    refuse_gone(plan)
     offline = bool(request.get("tasks")) and os.environ.get("HF_HUB_OFFLINE", "0") == "0" and not reachable()
     if offline:
         os.environ["HF_HUB_OFFLINE"] = "1"  # its libraries, not imported yet, would try for half a minute

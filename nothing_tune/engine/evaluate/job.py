@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import gc
 import json
 import random
@@ -50,6 +51,7 @@ def work(request: dict[str, Any], send: Send) -> None:
     if request.get("name"):
         record.check_name(request["name"])
     prepared, seen = _rows(request, found, told)
+    cells = _cells(prepared, str(request.get("group_by") or ""))
     asked = Asked(found=prepared, examples=request.get("rows"))
     asked.tasks = tasks.ready(request.get("tasks") or [])
     told.stage("loading the model")
@@ -89,22 +91,19 @@ def work(request: dict[str, Any], send: Send) -> None:
         base = {**(base or {}), **made.other} or None
         apart = {**(apart or {}), **made.difference} or None
         settings["judge"] = made.facts
-    column = str(request.get("group_by") or "")
     groups = {}
     if prepared is not None:
-        cells = [rows.column(row, column) if column else None for row in prepared.rows]
-        if column and not any(cell is not None for cell in cells):
-            told.warn(
-                f"no row has the column {column}",
-                "it is a column of the rows as they are read, beside the conversation",
-            )
+        column = str(request.get("group_by") or "")
         groups = figures.groups(units, [row.file for row in prepared.rows], cells, column)
     result = Evaluation(
         name=name, run=run.id, step=found.step, data=data, rows=counts, metrics=metrics, base=base, difference=apart,
         groups=groups, samples=measured.samples(asked, mine, theirs), settings=settings, versions=versions(), time=time.time(),
         seconds=round(time.monotonic() - began, 2), base_name=base_name,
     )  # fmt: skip
+    kept = record.kept(run, result)
     path, named = record.write(run, result)
+    if kept:
+        told.note(f"the evaluation {name} is kept, for it {kept}: this one is called {named.name}")
     send(type="report", path=str(path), evaluation=named.to_json())
 
 
@@ -171,6 +170,26 @@ def _rows(
             "what it knows by heart looks better",
         )
     return prepared, twins
+
+
+def _cells(prepared: Found | None, name: str) -> list[str | None]:
+    """The value of the column `name` of each row. `UsageError` where no row has it."""
+    if not name:
+        return [None] * (0 if prepared is None else len(prepared.rows))
+    if prepared is None:
+        raise UsageError("--group-by needs rows", hint="tasks alone have no columns; name rows with --data")
+    cells = [rows.column(row, name) for row in prepared.rows]
+    if any(cell is not None for cell in cells):
+        return cells
+    there = rows.columns(prepared)
+    near = difflib.get_close_matches(name, there, n=3)
+    if near:
+        hint = f"did you mean {' or '.join(near)}?"
+    elif there:
+        hint = f"the rows have {', '.join(there[:8])}{' and others' if len(there) > 8 else ''}"
+    else:
+        hint = "the rows have no column beside the conversation"
+    raise UsageError(f"no row has the column {name}", hint=hint)
 
 
 def _load(found: Source) -> tuple[Any, Any]:

@@ -345,6 +345,12 @@ def lengths(found: Found) -> dict[str, int]:
     }
 
 
+def columns(found: Found) -> list[str]:
+    """Columns that any row has beside its conversation, in the order in which they come."""
+    said = ("messages", "prompt", "completion", "text", "tools")
+    return list(dict.fromkeys(str(k) for row in found.rows for k in row.value or {} if k not in said))
+
+
 def column(row: Row, name: str) -> str | None:
     """The value of a row's column as the name of a group; None where it has none."""
     value = (row.value or {}).get(name)

@@ -11,7 +11,7 @@ from typing import Any
 
 from nothing_tune.data.hub import hub_problem, offline
 from nothing_tune.engine.export import tensors
-from nothing_tune.engine.export.source import Base
+from nothing_tune.engine.export.source import Base, refuse_gone
 from nothing_tune.errors import Problem, StorageError, UsageError
 from nothing_tune.plan.model import Plan
 
@@ -36,14 +36,7 @@ def find(plan: Plan) -> Base:
     path = Path(name).expanduser()
     if path.is_dir():
         return at(path)
-    if not name or name.startswith((".", "/", "~")) or name.count("/") > 1:
-        raise UsageError(
-            Problem(
-                f"the base model is gone: looked for {path.absolute()}",
-                key=_KEY,
-                hint="put it back there; an adapter alone needs no base, but merging does",
-            )
-        )
+    refuse_gone(plan, "put it back there; an adapter alone needs no base, but merging does")
     return at(_from_hub(name, str(plan.model.get("revision") or "main")))
 
 

@@ -1,7 +1,9 @@
 """Writes the whole model, the adapter merged into the unquantised base, tensor by tensor.
 
 What the adapter does not touch is copied byte for byte; what it changes is computed in float32 and rounded once to the type
-that the base stores, and so is a model that was trained whole in a wider type. Memory holds the adapter and one module of the model, whatever the size of a file. Files are made in a
+that the base stores, and so is a model that was trained whole in a wider type.
+
+Memory holds the adapter and one module of the model, whatever the size of a file. Files are made in a
 hidden folder next to the result, with a journal of those that are whole: a merge that was killed goes on after them.
 """
 
@@ -151,7 +153,7 @@ class _Merge:
 
     def _kinds(self) -> dict[str, str]:
         """Types of a model that was trained whole: of each tensor that of the base, for what the base does not have its usual one."""
-        stored = {}
+        stored: dict[str, str] = {}
         if self.like is not None:
             for file in set(self.like.files.values()):
                 stored |= {n: e.dtype for n, e in tensors.header(self.like.folder / file).items()}

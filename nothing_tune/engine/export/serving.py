@@ -18,11 +18,11 @@ from nothing_tune.artifacts import read_json, write_text
 from nothing_tune.data import rows as data_rows
 from nothing_tune.data import sources
 from nothing_tune.engine import template_probes
-from nothing_tune.engine.export import stops
+from nothing_tune.engine.export import merge, stops
 from nothing_tune.engine.export.source import Source
 from nothing_tune.engine.job import Send
 from nothing_tune.errors import StorageError, UsageError
-from nothing_tune.outputs import Wanted, go_template, llama_cpp, ollama, vllm
+from nothing_tune.outputs import Wanted, card, go_template, llama_cpp, ollama, vllm
 from nothing_tune.outputs.record import is_hub_id
 from nothing_tune.plan.architecture import Unlisted, shape
 from nothing_tune.recipe.providers import providers
@@ -33,8 +33,6 @@ SMALL_BYTES = 100_000_000
 """Models with less to read for each token are bound by other things than bandwidth: no GPU is advised for them."""
 ROWS = 64
 """Rows of the training data whose system prompt is looked at."""
-CONTEXT = 4096
-"""Length of a conversation in tokens where neither the model nor the training says one."""
 TEMPERATURE = 0.7
 _DAY = "strftime_now"
 
@@ -62,8 +60,7 @@ class _Facts:
     @property
     def length(self) -> int:
         """Tokens of a conversation: what was trained, as far as the model reads."""
-        known = self.trained or CONTEXT
-        return min(known, self.context) if self.context else known
+        return vllm.conversation(self.trained, self.context)
 
 
 def make(source: Source, wanted: Wanted, send: Send) -> list[dict[str, Any]]:
@@ -106,13 +103,33 @@ def _ggufs(source: Source) -> dict[str, str]:
     )
 
 
+def of_card(source: Source, wanted: Wanted) -> card.Model:
+    """What the examples of the cards need to know: the same as the files here say."""
+    config = _config(source)
+    inner = config.get("text_config") or config
+    system = wanted.system if wanted.system is not None else system_of_data(source)
+    limit = inner.get("max_position_embeddings")
+    if system:
+        from transformers import AutoTokenizer
+
+        trust = bool(source.plan.model.get("trust_remote_code"))
+        render = rendering(AutoTokenizer.from_pretrained(source.adapter, trust_remote_code=trust))
+        told = render([{"role": "system", "content": system}, {"role": "user", "content": "Hello!"}])
+        system = system if told and system.strip() in told else None  # the template may have no place for it
+    return card.Model(int(limit) if limit else None, system or None, str(inner.get("model_type") or ""))
+
+
+def _config(source: Source) -> dict[str, Any]:
+    return _json(source.folder / "merged" / "config.json") or merge.base_config(source.plan)
+
+
 def _facts(source: Source) -> _Facts:
     from transformers import AutoTokenizer
 
     folder = source.adapter
     trust = bool(source.plan.model.get("trust_remote_code"))
     tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust)
-    config = _json(source.folder / "merged" / "config.json") or _base_config(source)
+    config = _config(source)
     inner = config.get("text_config") or config
     context, trained = inner.get("max_position_embeddings"), source.plan.training.get("max_length")
     return _Facts(
@@ -123,16 +140,6 @@ def _facts(source: Source) -> _Facts:
         context=int(context) if context else None,
         trained=int(trained) if trained else None,
     )
-
-
-def _base_config(source: Source) -> dict[str, Any]:
-    """config.json of the base, from its folder or the hub's cache; never downloads."""
-    from nothing_tune.data import hub
-
-    name = str(source.plan.model.get("name_or_path") or "")
-    folder = Path(name).expanduser()
-    path = folder / "config.json" if folder.is_dir() else hub.cached_config(name)
-    return _json(path) if path else {}
 
 
 def rendering(tokenizer: Any) -> go_template.Render:

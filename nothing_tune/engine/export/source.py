@@ -10,7 +10,7 @@ from typing import Any
 from nothing_tune.artifacts import Run, checkpoint
 from nothing_tune.engine import pickles
 from nothing_tune.engine.worker import with_environment
-from nothing_tune.errors import StorageError, UsageError
+from nothing_tune.errors import Problem, StorageError, UsageError
 from nothing_tune.outputs import checkpoints
 from nothing_tune.plan.model import Plan
 
@@ -101,6 +101,16 @@ def source(run: Run, which: str, to: Path | None = None) -> Source:
     }
     folder = to if to is not None else run.path / "exports" / f"step-{step}"
     return Source(run, plan, step, folder.expanduser().absolute(), weights, full, facts)
+
+
+def refuse_gone(plan: Plan, hint: str = "put it back there") -> None:
+    """`UsageError` where the base model of `plan` was a folder that is there no more; nothing for a hub id, and loads nothing."""
+    name = str(plan.model.get("name_or_path") or "")
+    path = Path(name).expanduser()
+    if not path.is_dir() and (not name or name.startswith((".", "/", "~")) or name.count("/") > 1):
+        raise UsageError(
+            Problem(f"the base model is gone: looked for {path.absolute()}", key="model.name_or_path", hint=hint)
+        )
 
 
 def _step(run: Run) -> int:

@@ -19,7 +19,7 @@ from nothing_tune.engine import failures
 from nothing_tune.engine.export import adapter, base, gguf, merge, proof, push, serving, source
 from nothing_tune.engine.export.source import Base, Source
 from nothing_tune.engine.job import Send
-from nothing_tune.errors import Busy, OutOfMemory, StorageError, TuneError
+from nothing_tune.errors import Busy, OutOfMemory, StorageError, TuneError, UsageError
 from nothing_tune.outputs import Wanted, card, manifest, quantizations, record
 from nothing_tune.outputs.sizes import between
 
@@ -61,9 +61,10 @@ class _Export:
     def make(self) -> None:
         """Makes everything in order."""
         src, wanted = self.source, self.wanted
+        found = self.known_base
         src.facts["base"] |= {
-            "revision": self.base.revision or src.facts["base"].get("revision"),
-            "licence": self.base.licence,
+            "revision": (found.revision if found else "") or src.facts["base"].get("revision"),
+            "licence": found.licence if found else "",
         }
         self.send(
             type="source", run=src.run.id, step=src.step, folder=str(src.folder), weights=str(src.weights),
@@ -147,7 +148,7 @@ class _Export:
         )  # fmt: skip
 
     def _merge(self, folder: Path) -> None:
-        merge.make(self.source, self.base, folder, self.send)
+        merge.make(self.source, self.known_base, folder, self.send)
 
     def _adapter_proof(self) -> dict[str, Any]:
         return proof.adapter(self.source, self.reference)
@@ -164,14 +165,30 @@ class _Export:
         return base.find(self.source.plan)
 
     @cached_property
+    def known_base(self) -> Base | None:
+        """The base; None where it is gone and not needed, because the whole model was trained."""
+        try:
+            return self.base
+        except UsageError as error:
+            if not self.source.full:
+                raise
+            problem = error.problems[0]
+            self.send(
+                type="warning", what=f"{problem.what}; answers cannot be compared", hint=problem.hint.split(";")[0]
+            )
+            return None
+
+    @cached_property
     def dtype(self) -> str:
         """Type of the whole model's weights as they are stored."""
-        return base.at(self.source.weights).dtype if self.source.full else self.base.dtype
+        if not self.source.full:
+            return self.base.dtype
+        return merge.whole_dtype(self.source.plan, self.known_base, base.at(self.source.weights))
 
     @cached_property
     def reference(self) -> Any:
         """What the run answers, which every output is compared with."""
-        return proof.reference(self.source, self.base, self.send)
+        return proof.reference(self.source, self.known_base, self.send) if self.known_base else None
 
     def _merged_settings(self) -> dict[str, Any]:
         return {"dtype": self.dtype}
@@ -187,10 +204,10 @@ class _Export:
         """Cards into every folder, and the files that say how it is served."""
         for use in serving.make(self.source, self.wanted, self.send):
             self.send(type="usage", **use)
-        facts = record.of_run(self.source.run)
+        facts, known = record.of_run(self.source.run), serving.of_card(self.source, self.wanted)
         for folder in (self.source.folder / kind for kind in ("adapter", "merged", "gguf")):
             if manifest.read(folder):
-                write_text(folder / "README.md", card.card(folder, facts))
+                write_text(folder / "README.md", card.card(folder, facts, known))
 
 
 def _weights_and_tokenizer(folder: Path) -> list[Path]:

@@ -354,10 +354,14 @@ def _weights(folder: Path, source: Source, near: Around, checks: list[dict[str, 
     try:
         if source.full:
             found = weights.compare(folder, source.weights, source.adapter / ".none")
-            kept = ", ".join(weights.dtypes(source.weights))
-            now = ", ".join(weights.dtypes(folder))
-            what = f"the weights are {now}, {'as the run has them' if now == kept else f'the run has them in {kept}'}"
-            checks.append(check("dtype", now == kept, what))
+            kept = near.base.dtype if near.base else ""
+            others = weights.other_dtypes(folder, near.base.folder, kept) if near.base else []
+            if near.base is None:
+                checks.append(unknown("dtype", "the base, whose type they must have, is gone", mild=True))
+            elif others:
+                checks.append(check("dtype", False, f"the weights are {', '.join(others)}, the base's {kept}"))
+            else:
+                checks.append(check("dtype", True, f"the weights are {kept}, as the base's"))
             checks += [c for c in weights.checks(found, kept) if c["name"] not in ("other-weights", "dtype")]
             wrong = [*found.strange, *found.gone]
             what = (
@@ -377,14 +381,8 @@ def _weights(folder: Path, source: Source, near: Around, checks: list[dict[str, 
 
 
 _OWN = (
-    "_name_or_path",
-    "transformers_version",
-    "dtype",
-    "torch_dtype",
-    "vocab_size",
-    "quantization_config",
-    "use_cache",
-)
+    "_name_or_path", "transformers_version", "dtype", "torch_dtype", "vocab_size", "quantization_config", "use_cache",
+)  # fmt: skip
 _TOKENS = ("eos_token_id", "bos_token_id", "pad_token_id")
 
 

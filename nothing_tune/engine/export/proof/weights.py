@@ -17,6 +17,7 @@ import torch
 
 from nothing_tune.artifacts import read_json
 from nothing_tune.engine.export.proof.checks import check, unknown
+from nothing_tune.outputs.weights import FLOATS, header
 
 APART = 0.1
 """How far a merged weight may lie from base plus adapter, as a share of what the adapter changes (norms). Rounding in another order
@@ -280,7 +281,14 @@ class _Files:
         return tensor
 
 
-def dtypes(folder: Path) -> Iterator[str]:
-    """Types of the tensors in a folder, each once."""
-    files = _Files(folder)
-    yield from sorted({str(files.get(name).dtype).removeprefix("torch.") for name in files.names})
+def other_dtypes(folder: Path, base: Path, usual: str) -> list[str]:
+    """Types in `folder`, each once, of tensors that the base has in another type (`usual` for those that it does not have)."""
+    kept, found = _dtypes(base), _dtypes(folder)
+    return sorted({dtype for name, dtype in found.items() if dtype != kept.get(name, usual)})
+
+
+def _dtypes(folder: Path) -> dict[str, str]:
+    out: dict[str, str] = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        out |= {name: FLOATS.get(entry.dtype, entry.dtype.lower()) for name, entry in header(path).items()}
+    return out
