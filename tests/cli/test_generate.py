@@ -14,6 +14,8 @@ from nothing_tune.cli.data.drawing import bar
 from nothing_tune.cli.data.generate import dollars, estimate_lines, plain_text, progress_text, report_lines
 from tests.cli.conftest import Output
 
+pytestmark = pytest.mark.engine  # takes seconds
+
 PLAIN = Ink(False)
 RECIPE = """
 layers: [methods/lora]

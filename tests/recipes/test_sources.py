@@ -15,6 +15,8 @@ from nothing_tune.plan.model import Plan
 from nothing_tune.recipe import load_recipe
 from nothing_tune.recipe.model import lookup
 
+pytestmark = pytest.mark.engine  # takes seconds
+
 SOURCES = Path(__file__).parents[1] / "sources"
 MISSING = object()
 
