@@ -39,6 +39,7 @@ def sizes(
     merged_bytes: int | None = None,
     full: bool = False,
     own_dtype: str = "",
+    beside: int = 0,
 ) -> list[Size]:
     """What is made for `wanted`, in the order in which it is made.
 
@@ -48,9 +49,10 @@ def sizes(
         adapter_bytes: Size of the run's adapter, or of the whole model after full fine-tuning.
         merged_bytes: Size of the base's own files where they are on this disk; None to count from `config`.
         full: Whether the run trained the whole model.
-        own_dtype: Type of what the run handed over, where it is the whole model; it is exported in `dtype`. Empty for the same.
+        own_dtype: Type of what the run handed over; a whole model is exported in `dtype`. Empty for the same.
+        beside: Bytes of what goes with the weights: tokenizer, template, settings.
     """
-    out = [] if full else [Size("adapter", adapter_bytes)]
+    out = [] if full else [Size("adapter", None if adapter_bytes is None else adapter_bytes + beside)]
     if full:
         merged_bytes = adapter_bytes
         if adapter_bytes is not None and own_dtype:
@@ -67,7 +69,8 @@ def sizes(
         out.append(Size(whole, _gguf(config, whole), kept=False))
     out.extend(Size(name, _gguf(config, name), note=_note(config, name)) for name in wanted.gguf)
     if wanted.gguf_adapter:
-        out.append(Size("adapter-f16", None if adapter_bytes is None else adapter_bytes // 2))
+        halves = None if adapter_bytes is None else 2 * adapter_bytes // WIDTH.get(own_dtype, 2)
+        out.append(Size("adapter-f16", halves))
     return out
 
 

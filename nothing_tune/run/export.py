@@ -13,7 +13,7 @@ from typing import Any
 from nothing_tune.artifacts import Run
 from nothing_tune.data import hub
 from nothing_tune.errors import Problem, StorageError, UsageError
-from nothing_tune.outputs import Wanted, checkpoints
+from nothing_tune.outputs import Wanted, checkpoints, manifest
 from nothing_tune.outputs.checkpoints import HANDED_OVER
 from nothing_tune.outputs.sizes import Size, sizes, total
 from nothing_tune.outputs.weights import of_whole, stored
@@ -22,6 +22,15 @@ from nothing_tune.plan.memory.notes import gib
 from nothing_tune.run.architecture import config_of
 from nothing_tune.run.missing import LLAMA_CPP
 
+TOKENIZER = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "chat_template.jinja",
+    "tokenizer.model",
+    "vocab.json",
+    "merges.txt",
+)
+"""Files that go with the weights, but for small ones."""
 SPARE = 64 * 2**20
 """Bytes beside the outputs themselves: tokenizers, cards, manifests, what the proof keeps."""
 
@@ -37,6 +46,7 @@ class Outlook:
         to: Folder that `--to` names; None for the run's own.
         folder: Folder that the outputs go into; the one above it where the engine must look which step it is.
         sizes: What is made, in order.
+        there: Outputs of these weights that lie in the folder already.
         dtype: Type of the base's weights as they are stored; empty where unknown.
         free: Bytes that are free there.
     """
@@ -47,20 +57,24 @@ class Outlook:
     to: Path | None
     folder: Path
     sizes: tuple[Size, ...]
+    there: frozenset[str]
     dtype: str
     free: int
 
     @property
     def needed(self) -> int | None:
         """Bytes needed while it is made; None where that is not known."""
-        found = total(list(self.sizes))
+        found = total([one for one in self.sizes if one.output not in self.there])
         return None if found is None else found + SPARE
 
     def to_json(self) -> dict[str, Any]:
         """As plain data."""
         return {
             "run": self.run.id, "which": self.which, "folder": str(self.folder), "dtype": self.dtype or None,
-            "sizes": [{"output": s.output, "bytes": s.bytes, "kept": s.kept, "note": s.note} for s in self.sizes],
+            "sizes": [
+                {"output": s.output, "bytes": s.bytes, "kept": s.kept, "there": s.output in self.there, "note": s.note}
+                for s in self.sizes
+            ],
             "needed_bytes": self.needed, "free_bytes": self.free,
         }  # fmt: skip
 
@@ -92,9 +106,10 @@ def outlook(run: Run, wanted: Wanted, which: str = HANDED_OVER, to: Path | None 
     own = sum(p.stat().st_size for p in weights.glob("*.safetensors"))
     trained = ""
     with contextlib.suppress(StorageError):  # the export itself says what is damaged
-        trained = "" if plan.peft else stored(weights)[1]
-    found = sizes(wanted, config, dtype, own, held or None, full=not plan.peft, own_dtype=trained)
-    return Outlook(run, wanted, which, to, folder, tuple(found), dtype, _free(folder))
+        trained = stored(weights)[1]
+    beside = sum(p.stat().st_size for p in weights.iterdir() if p.name in TOKENIZER)
+    found = sizes(wanted, config, dtype, own, held or None, full=not plan.peft, own_dtype=trained, beside=beside)
+    return Outlook(run, wanted, which, to, folder, tuple(found), _there(run, folder), dtype, _free(folder))
 
 
 def refuse_unable(wanted: Wanted) -> None:
@@ -134,6 +149,17 @@ def _step(weights: Path) -> str:
 
     found = read_json(weights / checkpoint.COMMIT) or {}
     return f"step-{found['step']}" if isinstance(found.get("step"), int) else ""
+
+
+def _there(run: Run, folder: Path) -> frozenset[str]:
+    """Names of the outputs in `folder` that were made of this run."""
+    found: set[str] = set()
+    for kind in ("adapter", "merged", "gguf"):
+        with contextlib.suppress(UsageError):
+            told = manifest.read(folder / kind)
+            if told and told["source"].get("run") == run.id:
+                found |= set(told["outputs"])
+    return frozenset(found)
 
 
 def _free(folder: Path) -> int:

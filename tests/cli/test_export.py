@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from nothing_tune.artifacts import checkpoint, write_json
-from nothing_tune.cli.export import making
+from nothing_tune.cli.export import following, making
+from nothing_tune.errors import RunError, UsageError
 from nothing_tune.outputs import manifest
 from nothing_tune.recipe.library import base_model
 from nothing_tune.run import export
@@ -40,12 +41,12 @@ def test_what_is_ahead(tune: Callable[..., Any], done: Any) -> None:
         f"{done.run.id}  dry run: nothing was made\n"
         "weights       what the run handed over\n"
         f"to            runs/{done.run.id}/exports/step-20\n"
-        "adapter       4.0 KiB\n"
+        "adapter       about 4.0 KiB\n"
         "merged        about 5.8 MiB\n"
         "bf16          about 5.8 MiB, on the way; removed at the end\n"
         "q8_0          about 3.1 MiB\n"
         "q4_k_m        about 1.9 MiB\n"
-        "disk          80.6 MiB of 10.0 GiB that are free\n\n"
+        "disk          at most 80.6 MiB while it works; 10.0 GiB are free\n\n"
     )
     assert not (done.run.path / "exports").exists()
     data = tune("export", "latest", "--gguf", "f16", "--to", "elsewhere", "--dry-run", "--json").json()
@@ -168,6 +169,33 @@ def test_what_a_proof_warns_of_is_shown(capsys: pytest.CaptureFixture[str]) -> N
         "\n"
         "proved        what was exported answers as what was trained\n"
     )
+
+
+class Ended:
+    """An engine that has ended."""
+
+    def poll(self) -> int:
+        return 1
+
+
+def test_an_export_that_died_is_never_called_proved(tune: Callable[..., Any], done: Any) -> None:
+    folder = done.run.path / "exports"
+    folder.mkdir()
+    assert making.verdict([]) is None
+    for text, what in (
+        ('{"type": "end", "exit_code": 1}\n', "the export failed with exit code 1"),
+        ("", "the export ended without a word"),
+    ):
+        (folder / "events.jsonl").write_text(text)
+        with pytest.raises(RunError) as error:
+            following.follow(done.run, Ended(), quiet=True)  # type: ignore[arg-type]
+        assert error.value.problems[0].what == what
+    (folder / "events.jsonl").write_text('{"type": "error", "what": "the base is gone", "exit_code": 2}\n')
+    with pytest.raises(UsageError, match="the base is gone"):
+        following.follow(done.run, Ended(), quiet=True)  # type: ignore[arg-type]
+    write_json(folder / "result.json", {"exit_code": 2, "time": 5.0})
+    said = f"the export after the training failed (exit code 2): tune export {done.run.id} tries again"
+    assert said in tune("runs", "show", "latest").out
 
 
 def test_runs_show_lists_what_was_exported(tune: Callable[..., Any], done: Any) -> None:

@@ -13,7 +13,7 @@ from nothing_tune.artifacts import Run
 from nothing_tune.cli import console
 from nothing_tune.cli.export.making import INTERRUPTED, Page
 from nothing_tune.cli.jobs import error_of
-from nothing_tune.errors import RunError
+from nothing_tune.errors import ProofFailed, RunError
 
 POLL_S = 0.1
 
@@ -35,7 +35,7 @@ def follow(run: Run, process: Popen[bytes], quiet: bool) -> tuple[int, dict[str,
     page = Page(None, quiet)
     if not quiet:
         console.out("")
-        page.line(console.ink().dim("exporting what the recipe names"))
+        page.line(console.ink().dim("exporting what was asked for"))
     try:
         page.show(_events(run, process))
     except KeyboardInterrupt:
@@ -67,6 +67,11 @@ def _events(run: Run, process: Popen[bytes]) -> Iterator[dict[str, Any]]:
                     if event.get("type") == "error":
                         raise error_of(event, "the export", "engine.log in the run directory has the libraries' words")
                     if event.get("type") == "end":
+                        if event.get("exit_code") not in (0, ProofFailed.exit_code):
+                            raise RunError(
+                                f"the export failed with exit code {event.get('exit_code')}",
+                                hint=f"engine.log of the run says why; tune export {run.id} tries again",
+                            )
                         return
                     yield event
         if gone:

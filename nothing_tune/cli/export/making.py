@@ -6,6 +6,7 @@ import sys
 import textwrap
 import time
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -108,17 +109,13 @@ class Page:
         self.told("weights", which.get(found.which, f"the checkpoint of step {found.which}"))
         self.told("to", console.near(str(found.folder)))
         for one in found.sizes:
-            size = (
-                "size unknown"
-                if one.bytes is None
-                else f"{'' if one.output == 'adapter' else 'about '}{console.size(one.bytes)}"
-            )
-            on_the_way = "" if one.kept else ", on the way; removed at the end"
-            self.told(one.output, f"{size}{on_the_way}")
+            size = "size unknown" if one.bytes is None else f"about {console.size(one.bytes)}"
+            is_there, left = one.output in found.there, "" if one.kept else ", on the way; removed at the end"
+            self.told(one.output, f"{size}{', is there' if is_there else left}")
             if one.note:
                 self.warn(one.note)
-        needed = "an unknown part" if found.needed is None else console.size(found.needed)
-        self.told("disk", f"{needed} of {console.size(found.free)} that are free")
+        needed = "unknown" if found.needed is None else f"at most {console.size(found.needed)}"
+        self.told("disk", f"{needed} while it works; {console.size(found.free)} are free")
         self.line("")
 
     def follow(self, running: Job) -> None:
@@ -304,20 +301,21 @@ def proof_words(proof: Any) -> str:
 
 def failures(outputs: list[dict[str, Any]]) -> list[Problem]:
     """One problem for each check that failed, the output named."""
-    return [
-        Problem(
-            f"{one.get('output')}: {check.get('what')}",
-            hint="do not use it; tune export --verify looks again, and removing its folder has it made anew",
-        )
+    found = [
+        Problem(f"{one.get('output')}: {check.get('what')}")
         for one in outputs
         for check in (one.get("proof") or {}).get("checks") or []
         if check.get("ok") is False
     ]
+    cure = "do not use it; docs/proof.md says what each check means; remove its folder, and tune export makes it anew"
+    return [*found[:-1], *(replace(last, hint=cure) for last in found[-1:])]
 
 
 def verdict(outputs: list[dict[str, Any]]) -> bool | None:
     """True when every output is proved, False when one is wrong, None when something could not be told that is not `mild`."""
     found = [one.get("proof") for one in outputs]
+    if not found:
+        return None
     if any(isinstance(p, dict) and p.get("ok") is False for p in found):
         return False
     whole = all(

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from nothing_tune.artifacts import Run
+from nothing_tune.artifacts import Run, read_json
 from nothing_tune.cli import console, notices, options
 from nothing_tune.cli.console import Ink
 from nothing_tune.outputs import evaluation, lines, record
@@ -22,7 +22,7 @@ ONE_LINE = 10_000
 
 def show(run_id: options.RunId, runs_dir: options.RunsDir = None, json: options.Json = False) -> None:
     """Shows everything about one run."""
-    from nothing_tune.artifacts import find_run, read_json, runs_root
+    from nothing_tune.artifacts import find_run, runs_root
     from nothing_tune.cli.live import called, from_json, has_checkpoint
     from nothing_tune.cli.runs.row import attempt_rows, checkpoint_rows, fault_rows, row
     from nothing_tune.cli.view import REFUSED, View, closing, header, plan_facts
@@ -172,10 +172,18 @@ def _evaluations(run: Run) -> list[str]:
 def _exports(run: Run) -> list[str]:
     """One line for each output: what, of which step, its size, and whether it was proved."""
     cells = []
-    for one in record.exports(run.path / "exports"):
+    found = record.exports(run.path / "exports")
+    for one in found:
         told = lines.proved(one["proof"])
         cells.append((one["output"], str(one["step"]), console.size(one["bytes"]), told, f"exports/{one['folder']}/"))
-    return console.table(["output", "step", "size", "", "folder"], cells, right=(1, 2)) if cells else []
+    rows = console.table(["output", "step", "size", "", "folder"], cells, right=(1, 2)) if cells else []
+    ended = read_json(run.path / "exports" / "result.json") or {}
+    last = max((one["made"] or 0.0 for one in found), default=0.0)
+    if ended.get("exit_code") and float(ended.get("time") or 0.0) > last:
+        rows.append(
+            f"the export after the training failed (exit code {ended['exit_code']}): tune export {run.id} tries again"
+        )
+    return rows
 
 
 def _files(path: Path) -> dict[str, int]:

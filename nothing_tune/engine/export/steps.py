@@ -76,7 +76,7 @@ class _Export:
         there = manifest.done(src.folder / "merged", "merged", src.facts, self._merged_settings()) is not None
         missing = [n for n in self._types() if not self._has(n)]
         if kept or missing:
-            self._output("merged", "merged", self._merged_settings(), self._merge, self._merged_proof)
+            self._output("merged", "merged", self._merged_settings(), self._merge, self._merged_proof, kept or there)
         self._gguf()
         if missing and not kept and not there:
             shutil.rmtree(src.folder / "merged", ignore_errors=True)
@@ -126,8 +126,9 @@ class _Export:
         settings: dict[str, Any],
         make: Callable[[Path], Any],
         prove: Callable[[], dict[str, Any]],
+        kept: bool = True,
     ) -> None:
-        """Makes an output unless it is there, proves it unless it is proved, and tells of it."""
+        """Makes an output unless it is there; proves it unless it is proved, and tells of it, unless it is only on the way."""
         folder, facts = self.source.folder / kind, self.source.facts
         entry = manifest.done(folder, name, facts, settings)
         there, began = entry is not None, time.monotonic()
@@ -137,6 +138,8 @@ class _Export:
             make(folder)
             files = [folder / self._file(name)] if kind == "gguf" else _weights_and_tokenizer(folder)
             entry = manifest.add(folder, kind, name, facts, files, settings, time.monotonic() - began)
+        if not kept:
+            return
         proved = entry.get("proof")
         if self.wanted.prove and not (there and proved and proved.get("ok")):
             self.send(type="stage", output=name, what=f"proving {name}")
