@@ -192,7 +192,8 @@ def _show_command(made: Server, as_json: bool) -> None:
 
 def _rows(made: Server, log: Path | None = None) -> list[str]:
     paint = console.ink()
-    named = f"{made.model}{paint.dim('  what requests must name')}"
+    said = "what clients may call it: any name will do" if made.name == "llama.cpp" else "what requests must name"
+    named = f"{made.model}{paint.dim(f'  {said}')}"
     rows = [("server", made.name), ("url", made.url), ("model", named)]
     rows += [("log", str(log))] if log else []
     rows += [("note", note) for note in made.notes]

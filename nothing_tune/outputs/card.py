@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from nothing_tune.artifacts import read_json
-from nothing_tune.outputs import evaluation, llama_cpp, manifest, record, vllm
+from nothing_tune.outputs import evaluation, llama_cpp, manifest, record, report_results, vllm
 from nothing_tune.plan.memory.notes import gib
 
 LIBRARIES = {"adapter": "peft", "merged": "transformers", "gguf": "gguf"}
@@ -155,10 +155,13 @@ def _use(kind: str, folder: Path, run: Mapping[str, Any], base: Mapping[str, Any
         out = [
             _code("llama.cpp", "sh", llama_cpp.server(first, length, name, "" if models else lora)),
             _code("llama-cpp-python", "sh", llama_cpp.python_server(first, length, name, "" if models else lora)),
+            f"{llama_cpp.PENALTY[0].upper()}{llama_cpp.PENALTY[1:]}.",
         ]
         if models:
-            out.append(_code("Ollama, from the hub", "sh", "ollama run hf.co/ORG/NAME-GGUF"))
-            out.append(_code("Ollama, from a folder of exports", "sh", f"ollama create {name} -f ../ollama/Modelfile"))
+            out.append(_code("Ollama, once uploaded to the hub", "sh", "ollama run hf.co/ORG/NAME-GGUF"))
+            if (folder.parent / "ollama" / "Modelfile").is_file():
+                create = f"ollama create {name} -f ../ollama/Modelfile"
+                out.append(_code("Ollama, from the folder of exports", "sh", create))
         return "\n\n".join(out)
     load = _adapter_code(base) if kind == "adapter" else _MERGED
     if (run["recipe"]["values"].get("model") or {}).get("trust_remote_code"):
@@ -348,11 +351,12 @@ def _proof(data: Mapping[str, Any]) -> str:
             continue
         words = {True: "proved to be what was trained", False: "NOT what was trained", None: "not wholly proved"}
         verdict = words[proof.get("ok")]
-        rows = [("check", "", "value", "limit", "what")]
+        rows = [("check", "", "measured", "set against", "what")]
         for check in proof.get("checks") or []:
             mark = {True: "ok", False: "fails", None: "not proved"}[check.get("ok")]
             what = str(check.get("what") or "")
-            rows.append((str(check.get("name")), mark, _value(check.get("value")), _value(check.get("limit")), what))
+            measured, against = (said or "-" for said in report_results.measured(check))
+            rows.append((str(check.get("name")), mark, measured, against, what))
         lines.append(f"**{name}**: {verdict}." + (f"\n\n{_table(record.public(rows))}" if len(rows) > 1 else ""))
     return "\n\n".join(lines) or "Not proved."
 

@@ -25,6 +25,9 @@ BEST_FIRST = (
 )
 """GGUF types in the order in which one is taken to be served: the closest to the model among the quantised ones."""
 
+PENALTY = "this server takes repeat_penalty as 1.1, at temperature 0 too, unless a request says 1.0"
+"""What answers of `python_server` differ by from those of the others (llama_cpp/server/types.py; it has no setting for it)."""
+
 
 def server(gguf: str, context: int, alias: str, lora: str = "") -> str:
     """`llama-server`: the chat template of the file, the adapter beside it where `lora` names one.
@@ -43,6 +46,7 @@ def python_server(gguf: str, context: int, alias: str, lora: str = "") -> str:
     """`python -m llama_cpp.server`, of `pip install 'llama-cpp-python[server]'`; arguments as `server`.
 
     The format is named because the server guesses one from the file's template otherwise, and falls back to that of Llama 2.
+    A request that names no `repeat_penalty` is served with 1.1, see `PENALTY`.
     """
     parts = ["python", "-m", "llama_cpp.server", "--model", gguf, *(["--lora_path", lora] if lora else [])]
     parts += ["--chat_format", "chat_template.default", "--n_ctx", str(context)]

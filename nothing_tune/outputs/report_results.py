@@ -136,9 +136,15 @@ def _check(one: Mapping[str, Any]) -> tuple[str, str, str]:
     name, ok = str(one.get("name") or ""), one.get("ok")
     mark = '<span class="bad">failed:</span> ' if ok is False else h.quiet("not looked at: ") if ok is None else ""
     said = h.text(one.get("what") or name)
-    value, limit = (_short(one.get(key), name) for key in ("value", "limit"))
-    against = AGAINST.get(name, "limit {}").format(limit) if value and limit else ""
+    value, against = measured(one)
     return f"{mark}{said}", h.text(value), h.quiet(against)
+
+
+def measured(one: Mapping[str, Any]) -> tuple[str, str]:
+    """`(measured, set against)` of a check of a proof, in words; empty where there is none."""
+    name = str(one.get("name") or "")
+    value, limit = (_short(one.get(key), name) for key in ("value", "limit"))
+    return value, AGAINST.get(name, "limit {}").format(limit) if value and limit else ""
 
 
 def _short(value: Any, name: str) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 
 from nothing_tune.artifacts import Run, read_json
 from nothing_tune.errors import LaunchError, UsageError
-from nothing_tune.outputs import vllm
+from nothing_tune.outputs import manifest, vllm
 from nothing_tune.outputs.subjects import Subject
 
 SERVERS = ("transformers", "vllm", "llama.cpp")
@@ -63,11 +63,23 @@ class Server:
 
 
 def model_name(subject: Subject, wanted: str | None) -> str:
-    """What clients call the model: `wanted`, else the run's id or the folder's or file's name. `UsageError` for what cannot be a name."""
+    """What clients call the model: `wanted`, else the run's id, an exported folder's plan's name, or the folder's or file's name.
+
+    Raises:
+        UsageError: It cannot be a name.
+    """
     if wanted is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}", wanted):
         raise UsageError(f"{wanted!r} cannot be a model's name", hint="use letters, digits, dots, dashes, underscores")
-    name = wanted or re.sub(r"[^A-Za-z0-9._-]+", "-", subject.name).strip("-.")
+    name = wanted or re.sub(r"[^A-Za-z0-9._-]+", "-", _plan_name(subject) or subject.name).strip("-.")
     return re.sub(r"-{2,}", "-", name)[:96] or "model"
+
+
+def _plan_name(subject: Subject) -> str:
+    """The name of the plan whose run made an exported folder, as its other files have it; empty for what is none, or lies elsewhere."""
+    if subject.kind not in ("model", "adapter") or not manifest.read(subject.path):
+        return ""
+    plan = read_json(subject.path.parents[2] / "plan.json") if len(subject.path.parents) > 2 else None
+    return str(plan.get("name") or "") if isinstance(plan, dict) else ""
 
 
 def choose(subject: Subject, wanted: str, gpu: bool) -> str:
@@ -227,7 +239,8 @@ def _vllm(laid: Mapping[str, Any], folder: Path, model: str, host: str, port: in
 def llama_cpp(path: Path, model: str, host: str, port: int, gpu: bool) -> Server:
     """llama.cpp's server for a GGUF file: `llama-server` where it is installed, else the one of llama-cpp-python.
 
-    The file's own chat template is used, never one that is guessed from it.
+    The file's own chat template is used, never one that is guessed from it. That of llama-cpp-python is started by a module of ours,
+    so that a request that names no `repeat_penalty` is served without one.
     """
     from nothing_tune.outputs import gguf_file
 
@@ -256,7 +269,17 @@ def llama_cpp(path: Path, model: str, host: str, port: int, gpu: bool) -> Server
         ]
         words += ["--jinja", *(["--n-gpu-layers", "999"] if gpu else [])]
         return Server("llama.cpp", tuple(words), f"{root}/v1", f"{root}/health", model, notes=notes)
-    words = [sys.executable, "-m", "llama_cpp.server", "--model", str(path), "--model_alias", model, "--host", host]
+    words = [
+        sys.executable,
+        "-m",
+        "nothing_tune.engine.llama_server",
+        "--model",
+        str(path),
+        "--model_alias",
+        model,
+        "--host",
+        host,
+    ]
     words += ["--port", str(port), "--n_ctx", str(size), "--n_gpu_layers", "-1" if gpu else "0"]
     words += ["--interrupt_requests", "false"]
     if facts.get("tokenizer.chat_template"):

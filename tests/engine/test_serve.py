@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from nothing_tune.artifacts import Run
 from nothing_tune.engine import chat
 from nothing_tune.engine.chat import served
 from nothing_tune.errors import UsageError
+from nothing_tune.outputs import gguf_file
 from tests.engine.exports import METHODS, model, trained
 from tests.engine.support import MakeRun, train
 
@@ -123,7 +125,8 @@ def test_llama_cpp_serves_a_gguf_and_chat_reads_it(learned: Run, tmp_path: Path)
     network.merge_and_unload().save_pretrained(whole)
     tokenizer.save_pretrained(whole)
     file = tmp_path / "small-f16.gguf"
-    gguf.convert(whole, file, "f16", lambda **_: None)
+    gguf.convert(whole, file, "f16", lambda **_: None, "my plan")
+    assert gguf_file.read(file).facts["general.name"] == "my plan"
     done = list(answer(LlamaCpp(file), {"messages": ASK, "temperature": 0}))[-1]
     assert (done["text"], done["finish"]) == ("gamma delta nothing", "stop")
     with pytest.raises(UsageError, match="the conversation has"):
@@ -131,6 +134,20 @@ def test_llama_cpp_serves_a_gguf_and_chat_reads_it(learned: Run, tmp_path: Path)
     with serving(str(file)) as facts:
         assert (facts["server"], facts["model"]) == ("llama.cpp", "small-f16")
         asked(facts, "gamma delta nothing")
+        other: Any = [{"role": "user", "content": "nothing gamma gamma gamma delta"}]
+        expected = list(answer(LlamaCpp(file), {"messages": other, "temperature": 0, "max_new_tokens": 40}))[-1]["text"]
+        client = pytest.importorskip("openai").OpenAI(base_url=facts["url"], api_key="none")
+
+        def said(**more: Any) -> Any:
+            asking = {"model": "any name", "messages": other, "temperature": 0, "max_tokens": 40}
+            return client.chat.completions.create(**asking, extra_body=more).choices[0].message.content
+
+        assert said() == said(repeat_penalty=1.0) == expected
+        with urllib.request.urlopen(facts["url"].removesuffix("v1") + "openapi.json") as page:
+            kinds = json.load(page)["components"]["schemas"]
+        for kind in ("CreateChatCompletionRequest", "CreateCompletionRequest"):
+            assert kinds[kind]["properties"]["repeat_penalty"]["default"] == 1.0  # where the library has 1.1
+        client.close()
     torn = tmp_path / "torn.gguf"
     torn.write_bytes(file.read_bytes()[:-5000])
     with pytest.raises(UsageError, match="is cut off"):

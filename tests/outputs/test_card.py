@@ -33,7 +33,8 @@ def made(
 def test_what_a_card_says(tmp_path: Path) -> None:
     facts = record.of_run(run_of(tmp_path))
     checks = [
-        {"name": "kl", "ok": True, "value": 1.5e-9, "limit": 1e-5, "what": "mean KL | nats"},
+        {"name": "answers", "ok": True, "value": 1.5e-9, "limit": 1e-5, "what": "mean KL | nats"},
+        {"name": "top-token", "ok": True, "value": 0.97, "limit": 0.9},
         {"name": "llama.cpp", "ok": None},
     ]
     front, text = made(tmp_path / "a", facts, proof={"ok": True, "checks": checks})
@@ -51,7 +52,8 @@ def test_what_a_card_says(tmp_path: Path) -> None:
         "| loss | 1.5 (1.4 to 1.6) | 3 |",
         "| time | 2.0 h (60 min to 3.0 h) | 60 min |", "| peak memory | 6.0 GiB (5.0 GiB to 7.0 GiB) | 6.5 GiB |",
         "| cost at modal | $1.60 ($0.80 to $2.40) | $0.80 |", "**adapter**: proved to be what was trained.",
-        "| kl | ok | 1.5e-09 | 1e-05 | mean KL \\| nats |", "| llama.cpp | not proved | - | - |  |",
+        "| check |  | measured | set against | what |", "| answers | ok | 1.5e-09 | at most 1e-05 | mean KL \\| nats |",
+        "| top-token | ok | 97 % | at least 90 % |  |", "| llama.cpp | not proved | - | - |  |",
         "That of the base, `meta-llama/Llama-3.2-3B-Instruct`: llama3.2. The base is gated", "python 3.11.7, torch 2.13.0.",
         "`rows.jsonl` was made by nothing-tune 0.1.0.", "| hardware | NVIDIA L4 |",
     ):  # fmt: skip
@@ -71,6 +73,12 @@ def test_kinds_licences_and_bases(tmp_path: Path) -> None:
     assert (front["library_name"], "gguf" in front["tags"]) == ("gguf", True)
     assert "**q8_0**: NOT what was trained." in text
     assert "llama-server -m" in text
+    assert "This server takes repeat_penalty as 1.1, at temperature 0 too, unless a request says 1.0." in text
+    assert "**Ollama, once uploaded to the hub**" in text
+    assert "Modelfile" not in text
+    (tmp_path / "ollama").mkdir()
+    (tmp_path / "ollama" / "Modelfile").write_text("FROM ../g/x.gguf\n")
+    assert "ollama create x -f ../ollama/Modelfile" in card.card(tmp_path / "g", facts)
     known = card.Model(context=1024, system='Be "brief".\nAlways.')
     for kind in ("adapter", "merged"):
         text = (

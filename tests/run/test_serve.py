@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from nothing_tune.artifacts import write_json
 from nothing_tune.errors import LaunchError, TuneError, UsageError
 from nothing_tune.outputs.subjects import Subject
 from nothing_tune.run import serve
@@ -49,11 +50,18 @@ def test_the_server_that_is_there_is_taken(monkeypatch: pytest.MonkeyPatch) -> N
     assert "vllm is not asked to serve GGUF files" in refused(UsageError, GGUF, "vllm", False)
 
 
-def test_names_that_clients_use() -> None:
+def test_names_that_clients_use(tmp_path: Path) -> None:
     assert serve.model_name(RUN, None) == "mine"
     assert serve.model_name(RUN, "other-1.5") == "other-1.5"
     folder = Subject("model", Path("/x"), "quick/step-120/merged")
     assert serve.model_name(folder, None) == "quick-step-120-merged"
+    merged = tmp_path / "exports" / "step-120" / "merged"
+    write_json(tmp_path / "plan.json", {"name": "mine too"})
+    merged.mkdir(parents=True)
+    exported = Subject("model", merged, "quick/step-120/merged")
+    assert serve.model_name(exported, None) == "quick-step-120-merged"  # nothing says that it is an export
+    write_json(merged / "EXPORT.json", {"schema": 1, "outputs": {}})
+    assert serve.model_name(exported, None) == "mine-too"
     assert serve.model_name(Subject("gguf", Path("/x"), "a--b  c"), None) == "a-b-c"
     with pytest.raises(UsageError, match="'a b' cannot be a model's name"):
         serve.model_name(RUN, "a b")

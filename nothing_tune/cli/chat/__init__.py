@@ -157,7 +157,8 @@ def _voices(
 
     job = stack.enter_context(_job(subject, base))
     ready = _wait(job)
-    first = Voice(BASE if base else "model", job, can_leave_off=bool(ready.get("can_leave_off")))
+    of = subject.path.name if subject.kind == "gguf" else subject.name
+    first = Voice(BASE if base else "model", job, can_leave_off=bool(ready.get("can_leave_off")), of=of)
     if beside is None:
         return [first], ready
     if other is not None:

@@ -146,7 +146,7 @@ def _tokens(talk: Conversation, rest: str) -> tuple[list[str], str]:
 def _base(talk: Conversation, rest: str) -> tuple[list[str], str]:
     voice = talk.voices[0]
     if not voice.can_leave_off:
-        raise UsageError(f"{voice.name} has no adapter that could be left off")
+        raise UsageError(f"{voice.of} has no adapter that could be left off")
     if any(other.name == "base" for other in talk.voices[1:]):
         raise UsageError("the base answers already")
     voice.base = not voice.base

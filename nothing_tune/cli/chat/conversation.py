@@ -61,11 +61,13 @@ class Answer:
 class Voice:
     """One who answers: a job, whether its base speaks or could, and the messages so far. Voices may share a job."""
 
-    def __init__(self, name: str, job: Job, base: bool = False, can_leave_off: bool = False) -> None:
+    def __init__(self, name: str, job: Job, base: bool = False, can_leave_off: bool = False, of: str = "") -> None:
         self.own_name = name
         self.job = job
         self.base = base
         self.can_leave_off = can_leave_off
+        self.of = of or name
+        """The run, folder or file that it was loaded from."""
         self.messages: list[dict[str, Any]] = []
 
     @property

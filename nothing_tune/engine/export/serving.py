@@ -346,6 +346,7 @@ def _llama_cpp(source: Source, facts: _Facts, found: Mapping[str, str]) -> list[
         "#!/bin/sh",
         f"# Serves {facts.name} with llama.cpp on port {llama_cpp.PORT}, as OpenAI's API. The other server, with llama-cpp-python:",
         f"#   {llama_cpp.python_server(model, facts.length, facts.name, lora)}",
+        f"# ({llama_cpp.PENALTY})",
         *([] if models else ["# BASE.gguf is the base model as GGUF: put its path there"]),
         "set -e",
         'cd "$(dirname "$0")"',

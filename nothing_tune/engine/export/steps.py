@@ -100,14 +100,14 @@ class _Export:
             gguf.convert_adapter(self.source.adapter, self.base.folder, out, self.send)
             return
         if name in quantizations.UNQUANTISED:
-            gguf.convert(model, out, name, self.send)
+            gguf.convert(model, out, name, self.send, self.source.plan.name)
             return
         lossless = between(self.dtype)
         whole = folder / self._file(lossless)
         if not self._has(lossless):
             whole = folder / f".{self.source.facts['digest'][:16]}-{lossless}.gguf"
             if not whole.is_file():
-                gguf.convert(model, whole, lossless, self.send)
+                gguf.convert(model, whole, lossless, self.send, self.source.plan.name)
         gguf.quantize(whole, out, name, self.send)
 
     def _types(self) -> list[str]:

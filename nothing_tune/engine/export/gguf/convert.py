@@ -12,7 +12,7 @@ from nothing_tune.errors import UsageError
 from nothing_tune.outputs import quantizations
 
 
-def convert(model: Path, out: Path, type_: str, send: Send) -> dict[str, Any]:
+def convert(model: Path, out: Path, type_: str, send: Send, name: str = "") -> dict[str, Any]:
     """Writes the model in `model` to `out`, and returns what was written of its tokenizer.
 
     Args:
@@ -20,6 +20,7 @@ def convert(model: Path, out: Path, type_: str, send: Send) -> dict[str, Any]:
         out: The file; it is there only when it is whole.
         type_: `f16`, `bf16` or `f32`.
         send: Told of progress and of what cannot be as transformers has it.
+        name: What the file calls the model (`general.name`); empty for the file's own name without its type.
 
     Returns:
         `{"pre", "model"}` (llama.cpp's names for the way text is split), `{"bos", "eos"}` (whether it puts them around plain
@@ -36,7 +37,7 @@ def convert(model: Path, out: Path, type_: str, send: Send) -> dict[str, Any]:
             f"{type_} is made from a file of 16 bits", hint=f"first {' or '.join(quantizations.UNQUANTISED)}"
         )
     tree = sources.tree()
-    name = re.sub(rf"-{type_}$", "", out.stem.lstrip("."))
+    name = name or re.sub(rf"-{type_}$", "", out.stem.lstrip("."))
     with process.whole(out) as path:
         request = {"model": str(model.absolute()), "out": str(path.absolute()), "type": type_, "name": name}
         done = process.run("driver", request, on=lambda event: send(**event), source=tree, where=out.parent)
