@@ -51,6 +51,7 @@ def test_lost(tune: Callable[..., Any], demo: Any) -> None:
     assert tune("runs", "--json").json()[0]["state"] == "lost"
 
 
+@pytest.mark.engine  # takes a second
 def test_thousands(tune: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fill(tmp_path / "runs", 3000)
     read: list[Path] = []

@@ -70,6 +70,7 @@ def words(source: random.Random, count: int) -> list[str]:
     return ["".join(source.choices("abcdefghijklmnop", k=source.randint(2, 9))) for _ in range(count)]
 
 
+@pytest.mark.engine  # takes a second
 def test_near() -> None:
     """Of 60 rows each with one word of 120 changed nearly all are found; of 200 unrelated ones none."""
     source = random.Random(1)

@@ -35,7 +35,7 @@ RECIPES = {
     "templates/high-quality-7b": "high_quality_7b",
 }
 
-LONG = ("templates/", "function-calling")
+LONG = ("templates/", "function-calling", "nothing-gpt")
 """Recipes that take half a minute or more; make test-full has them."""
 
 

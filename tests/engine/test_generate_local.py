@@ -113,6 +113,7 @@ def test_tokens_are_counted_and_long_questions_are_faults(nano: Any) -> None:
     assert reply(model, tokenizer, [good], lambda: True) is None
 
 
+@pytest.mark.slow
 def test_killed_in_the_middle_and_resumed(tmp_path: Path) -> None:
     asked = write_prompts(tmp_path / "prompts.jsonl", 30)
     recipe = write_recipe(tmp_path)

@@ -292,7 +292,7 @@ def test_two_ranks_train_one_model(make_run: MakeRun) -> None:
     assert list(run.path.glob(".rank-*")) == []
 
 
-@pytest.mark.parametrize("told", ["all", "one"])
+@pytest.mark.parametrize("told", [pytest.param("all", marks=pytest.mark.slow), "one"])
 def test_two_ranks_stop_together_on_a_signal(make_run: MakeRun, told: str) -> None:
     run = two(make_run, **LONG)
     process = launch(run)

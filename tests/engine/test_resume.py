@@ -175,7 +175,7 @@ def wait_for_step(run: Run, step: int, process: subprocess.Popen[bytes]) -> None
     raise AssertionError(f"no step {step}: {(run.path / 'engine.log').read_text()[-2000:]}")
 
 
-@pytest.mark.parametrize("case", ["lora", "qlora"])
+@pytest.mark.parametrize("case", [pytest.param("lora", marks=pytest.mark.slow), "qlora"])
 def test_killed_for_real_and_started_again(case: str, make_run: MakeRun) -> None:
     changes = {**CASES[case], "training.max_steps": 60, "training.save_steps": 4, "training.eval_steps": 4}
     whole, run = make_run("run-whole", **changes), make_run("run-parts", **changes)

@@ -557,6 +557,7 @@ JSON = st.recursive(
 )
 
 
+@pytest.mark.engine  # takes a second
 @settings(max_examples=50, deadline=None)
 @given(st.dictionaries(st.sampled_from(COLUMNS) | st.text(max_size=3), JSON, max_size=5))
 def test_whatever_comes_in_only_bad_row_comes_out(row: dict[str, Any]) -> None:
