@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -174,8 +175,31 @@ def test_what_a_proof_warns_of_is_shown(capsys: pytest.CaptureFixture[str]) -> N
 class Ended:
     """An engine that has ended."""
 
-    def poll(self) -> int:
+    def poll(self) -> int | None:
         return 1
+
+
+class Beginning:
+    """An engine that begins its export when it is looked at for the second time."""
+
+    def __init__(self, events: Path) -> None:
+        self.events, self.looks = events, 0
+
+    def poll(self) -> int | None:
+        self.looks += 1
+        if self.looks == 2:
+            self.events.write_text('{"type": "end", "exit_code": 0}\n')
+        return None
+
+
+def test_what_an_earlier_export_said_is_passed_over(done: Any) -> None:
+    events = done.run.path / "exports" / "events.jsonl"
+    events.parent.mkdir()
+    events.write_text('{"type": "end", "exit_code": 74}\n')
+    os.utime(events, (1, 1))
+    engine = Beginning(events)
+    assert following.follow(done.run, engine, quiet=True)[0] == 0  # type: ignore[arg-type]
+    assert engine.looks == 2
 
 
 def test_an_export_that_died_is_never_called_proved(tune: Callable[..., Any], done: Any) -> None:

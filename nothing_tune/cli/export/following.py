@@ -6,6 +6,7 @@ import json
 import signal
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from subprocess import Popen
 from typing import Any
 
@@ -56,7 +57,7 @@ def _events(run: Run, process: Popen[bytes]) -> Iterator[dict[str, Any]]:
     path, offset = run.path / "exports" / "events.jsonl", 0
     while True:
         gone = process.poll() is not None
-        if path.is_file():
+        if path.is_file() and (gone or not _is_older(path, run.path / "result.json")):
             with open(path, "rb") as handle:
                 handle.seek(offset)
                 for line in handle:
@@ -79,3 +80,8 @@ def _events(run: Run, process: Popen[bytes]) -> Iterator[dict[str, Any]]:
                 "the export ended without a word", hint=f"tune export {run.id} goes on; engine.log says more"
             )
         time.sleep(POLL_S)
+
+
+def _is_older(path: Path, other: Path) -> bool:
+    """Whether a file was last written before another one: what is told there belongs to an earlier end of the run."""
+    return other.is_file() and path.stat().st_mtime_ns < other.stat().st_mtime_ns
