@@ -1,7 +1,9 @@
 #!/usr/bin/env bash
 # Installs the extras `gguf` (llama.cpp, built here) and `lm-eval` into the environment, and llama.cpp's converter into VENV/cache:
 #   scripts/extras.sh VENV STAMP
-# CMAKE_ARGS is passed on: CMAKE_ARGS=-DGGML_NATIVE=OFF builds for every machine of this kind, not only for this one.
+# llama.cpp is built for every processor of this kind: what is built for this one alone crashes on some virtual machines, whose
+# processor names instructions that it cannot do. CMAKE_ARGS says otherwise: CMAKE_ARGS=-DGGML_CUDA=on make extras
+export CMAKE_ARGS="${CMAKE_ARGS--DGGML_NATIVE=OFF}"
 set -euo pipefail
 venv=$1 stamp=$2
 log=$venv/extras.log

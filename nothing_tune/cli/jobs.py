@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -58,7 +59,15 @@ class Job:
                 if isinstance(event, dict) and "type" in event:
                     return event
         self.baffled = True
-        raise RunError(f"{self.name} ended without a word", hint=self.hint)
+        raise RunError(f"{self.name} ended {self._how()}", hint=self.hint)
+
+    def _how(self) -> str:
+        """`without a word`, or by which signal: a crash of a library, or the system's."""
+        with contextlib.suppress(TimeoutExpired, ValueError):
+            code = self.process.wait(END_S)
+            if code < 0:
+                return f"by {signal.Signals(-code).name}"
+        return "without a word"
 
     def close(self) -> None:
         """Ends the job; harmless when it has ended."""

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +14,7 @@ import pytest
 
 from nothing_tune.artifacts import checkpoint, write_json
 from nothing_tune.cli.export import following, making
+from nothing_tune.cli.jobs import Job
 from nothing_tune.errors import RunError, UsageError
 from nothing_tune.outputs import manifest
 from nothing_tune.recipe.library import base_model
@@ -220,6 +224,14 @@ def test_an_export_that_died_is_never_called_proved(tune: Callable[..., Any], do
     write_json(folder / "result.json", {"exit_code": 2, "time": 5.0})
     said = f"the export after the training failed (exit code 2): tune export {done.run.id} tries again"
     assert said in tune("runs", "show", "latest").out
+
+
+def test_a_crash_of_a_library_is_told_with_its_signal() -> None:
+    crash = [sys.executable, "-c", "import os, signal; os.kill(os.getpid(), signal.SIGSEGV)"]
+    process = subprocess.Popen(crash, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    with Job(process, "the export", "the log") as job, pytest.raises(RunError) as error:
+        job.read()
+    assert error.value.problems[0].what == f"the export ended by {signal.SIGSEGV.name}"
 
 
 def test_runs_show_lists_what_was_exported(tune: Callable[..., Any], done: Any) -> None:
