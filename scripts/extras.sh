@@ -17,8 +17,14 @@ if ! "$venv/bin/python" -c "import importlib.metadata as m, sys; sys.exit(m.vers
   fi
   echo "Building llama.cpp (llama-cpp-python $version). About four minutes on two cores, the first time only."
   command -v cmake >/dev/null || echo "There is no cmake here: pip brings one for the build."
+  # Not from pip's cache, which may hold one that was built for the processor of then.
+  if ! "$venv/bin/python" -m pip install -q --disable-pip-version-check --no-cache-dir --no-deps -c constraints.txt llama-cpp-python >"$log" 2>&1; then
+    tail -n 25 "$log" >&2
+    echo "llama.cpp could not be built; the whole log is $log. It needs a C++ compiler and 1 GB of memory for each core." >&2
+    exit 2
+  fi
 fi
-if ! "$venv/bin/python" -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[gguf,lm-eval]' >"$log" 2>&1; then
+if ! "$venv/bin/python" -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[gguf,lm-eval]' >>"$log" 2>&1; then
   tail -n 25 "$log" >&2
   echo "The extras could not be installed; the whole log is $log. llama.cpp is built from source: it needs a C++ compiler and 1 GB of memory for each core." >&2
   exit 2
