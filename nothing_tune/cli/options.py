@@ -121,6 +121,14 @@ Method = Annotated[
 Unset = Annotated[
     list[str] | None, typer.Option("--unset", metavar="KEY", help="Remove a value, as ~KEY does; may be given again.")
 ]
+Checkpoint = Annotated[
+    str | None,
+    typer.Option(
+        "--checkpoint",
+        metavar="STEP",
+        help="Of a run: best, last, or a step [default: what it handed over, else the last].",
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, errors too.")]
 RunsDir = Annotated[
     str | None,

@@ -62,14 +62,7 @@ def command(
     model_name: Annotated[
         str | None, typer.Option("--model-name", metavar="NAME", help="What clients call it [default: the run's id].")
     ] = None,
-    checkpoint: Annotated[
-        str | None,
-        typer.Option(
-            "--checkpoint",
-            metavar="STEP",
-            help="Of a run: best, last, or a step [default: what it handed over, else the last].",
-        ),
-    ] = None,
+    checkpoint: options.Checkpoint = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the command, and start nothing.")] = False,
     runs_dir: options.RunsDir = None,
     json: Annotated[

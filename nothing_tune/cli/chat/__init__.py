@@ -61,14 +61,7 @@ def command(
             help="Have another answer too: base, a run, a folder or a GGUF file; with the same seed.",
         ),
     ] = None,
-    checkpoint: Annotated[
-        str | None,
-        typer.Option(
-            "--checkpoint",
-            metavar="STEP",
-            help="Of a run: best, last, or a step [default: what it handed over, else the last].",
-        ),
-    ] = None,
+    checkpoint: options.Checkpoint = None,
     system: Annotated[
         str | None, typer.Option("--system", metavar="TEXT|@FILE", help="A system message to start with.")
     ] = None,

@@ -34,11 +34,7 @@ def make(found: Outlook, page: Page) -> None:
         ProofFailed: An output is not what was trained.
         TuneError: What the engine reports.
     """
-    request = {
-        "do": "make", "run": str(found.run.path), "which": found.which, "wanted": found.wanted.to_json(),
-        "to": str(found.folder) if found.to else None,
-    }  # fmt: skip
-    _follow(request, page)
+    _follow(_request("make", found), page)
     page.close()
 
 
@@ -58,11 +54,15 @@ def verify(folders: list[Path], json: bool) -> None:
 
 def listing(found: Outlook, page: Page) -> None:
     """Shows what --push would upload, of what is there already."""
-    request = {
-        "do": "list", "run": str(found.run.path), "which": found.which, "wanted": found.wanted.to_json(),
+    _follow(_request("list", found), page)
+
+
+def _request(do: str, found: Outlook) -> dict[str, Any]:
+    """What the job is asked: `do` is `make` or `list`."""
+    return {
+        "do": do, "run": str(found.run.path), "which": found.which, "wanted": found.wanted.to_json(),
         "to": str(found.folder) if found.to else None,
     }  # fmt: skip
-    _follow(request, page)
 
 
 def _follow(request: dict[str, Any], page: Page) -> None:
